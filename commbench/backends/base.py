@@ -1,0 +1,76 @@
+"""The protocols of a backend, and the table of backends."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol
+
+from commbench.collectives import Check
+from commbench.errors import SpecError, nearest
+from commbench.layouts import Groups
+from commbench.records import Case
+from commbench.records.measurement import Clock
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Times = NDArray[np.float64]
+
+
+class Op(Protocol):
+    """A prepared collective: buffers allocated and filled, communicator ready.
+
+    A process plays one rank with a real backend and all ranks with the simulated one, so times are a matrix.
+    """
+
+    clock: Clock
+
+    def run(self, samples: int, calls: int) -> "Times":
+        """`samples` times: synchronise the group, then `calls` calls back to back.
+
+        Returns seconds per call, shape (ranks played here, samples).
+        """
+
+    def check(self) -> Sequence[Check]:
+        """Runs once on known data and poisoned receive buffers; one outcome for each rank played here."""
+
+    def close(self) -> None:
+        """Frees the buffers (communicators stay for the next case)."""
+
+
+class Backend(Protocol):
+    """A library in one process, ready for many cases."""
+
+    facts: dict[str, str]
+    timer: float  # seconds that reading its clock costs
+
+    def prepare(self, case: Case, groups: Groups) -> Op | None:
+        """Called by every process of the world. None: this process has no rank in the groups.
+
+        Raises Unsupported with a sentence where the library lacks what the case asks for.
+        """
+
+    def close(self) -> None: ...
+
+
+# name -> "module:class", loaded when used: torch and mpi4py are heavy. Each is built as Class(world).
+BACKENDS: dict[str, str] = {
+    "gloo": "commbench.backends.torchdist:Gloo",
+    "nccl": "commbench.backends.torchdist:Nccl",
+    "mpi": "commbench.backends.mpi:Mpi",
+    "simulated": "commbench.backends.simulated:Simulated",
+}
+
+# torch.distributed reduces into the buffer it is given; there is no second one to ask for.
+IN_PLACE_ONLY: dict[str, frozenset[str]] = {
+    "gloo": frozenset({"all_reduce", "reduce"}),
+    "nccl": frozenset({"all_reduce", "reduce"}),
+}
+
+
+def load(name: str) -> Any:
+    """The class behind a backend's name."""
+    if name not in BACKENDS:
+        raise SpecError(f"unknown backend {name!r}; {nearest(name, BACKENDS)}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    return getattr(import_module(module), attribute)

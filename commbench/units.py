@@ -1,0 +1,74 @@
+"""Bytes, seconds and percentages: parsed from what people write, printed for people to read.
+
+`1G` is 10**9 bytes and `1GiB` is 2**30; both are accepted and they are never the same thing.
+"""
+
+import re
+
+_SI = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_IEC = {f"{prefix}I": 1024**power for power, prefix in enumerate(_SI) if prefix}
+_BYTES = {**_SI, **_IEC}
+_TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BANDWIDTHS = {"B/s": 1.0, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
+_NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
+MAX_BYTES = 2**50
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes from `8`, `8B`, `1K`, `1KB` (1000), `1KiB` (1024), up to `T`. Raises ValueError with the reason."""
+    match = re.fullmatch(_NUMBER + r"([kKmMgGtT]?i?)[bB]?\s*", str(text))
+    if isinstance(text, bool) or not match or match[2].upper() not in _BYTES:
+        raise ValueError(f"{text!r} is not a size; write bytes as 8, 64KiB (65536), 64KB (64000), 1GiB")
+    exact = float(match[1]) * _BYTES[match[2].upper()]
+    if exact != int(exact):
+        raise ValueError(f"{text!r} is {exact} bytes, which is not a whole number")
+    if not 1 <= exact <= MAX_BYTES:
+        raise ValueError(f"{text!r} is outside 1 B to {MAX_BYTES // 2**40} TiB")
+    # Whole numbers are kept exact beyond the 2**53 of a float.
+    return int(match[1]) * _BYTES[match[2].upper()] if match[1].isdigit() else int(exact)
+
+
+def format_bytes(nbytes: int) -> str:
+    """The shortest exact form: 4096 is `4KiB`, 1000 is `1000B`."""
+    for prefix, unit in reversed([*_IEC.items()]):
+        if nbytes >= unit and nbytes % unit == 0:
+            return f"{nbytes // unit}{prefix[0]}iB"
+    return f"{nbytes}B"
+
+
+def _scaled(text: str | int | float, units: dict[str, float], what: str, examples: str) -> float:
+    match = re.fullmatch(_NUMBER + r"([A-Za-z/]+)\s*", str(text))
+    if not match or match[2] not in units:
+        raise ValueError(f"{text!r} is not {what} with its unit; write {examples}")
+    return float(match[1]) * units[match[2]]
+
+
+def parse_time(text: str | int | float) -> float:
+    """Seconds from `5s`, `200ms`, `2m`. A bare number is refused: its unit would be a guess."""
+    return _scaled(text, _TIMES, "a time", "5s, 200ms, 2m")
+
+
+def parse_bandwidth(text: str | int | float) -> float:
+    """Bytes per second from `10GB/s` (1e9). Bits (Gb/s) are refused."""
+    return _scaled(text, _BANDWIDTHS, "a bandwidth", "10GB/s, 125MB/s (bytes, not bits)")
+
+
+def parse_share(text: str | int | float) -> float:
+    """A share from `2%` or `0.02`; strictly between 0 and 1."""
+    match = re.fullmatch(_NUMBER + r"(%?)\s*", str(text))
+    if isinstance(text, bool) or not match:
+        raise ValueError(f"{text!r} is not a share; write 2% or 0.02")
+    share = float(match[1]) / (100 if match[2] else 1)
+    if not 0 < share < 1:
+        raise ValueError(f"{text!r} must lie between 0 and 100 % (both excluded)")
+    return share
+
+
+def format_time(seconds: float) -> str:
+    """Three digits and the unit that fits: `312 ns`, `4.21 ms`, `2 min 05 s`."""
+    if seconds >= 120:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
