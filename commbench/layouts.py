@@ -7,13 +7,14 @@ A symbol is short and the same at any scale (a run may have 16,000 ranks), so it
     rail              the same local rank on every host
     every:k           rank r belongs to group r mod k (every k-th rank together)
     pairs/i           round i of the circle method: disjoint pairs; all rounds together meet every pair once
-    mesh(dp=4,tp=2)/dp      all groups of axis dp at once, as in training; row-major, the last axis is contiguous
+    mesh(dp=4,tp=2)/dp      all groups of axis dp at once, as in training; the last axis is contiguous
     mesh(dp=4,tp=2)/dp#1    group 1 of that axis alone, for comparison
 """
 
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from commbench.errors import SpecError
 
@@ -57,34 +58,32 @@ def mesh(axes: Sequence[tuple[str, int]], axis: str) -> Groups:
 
 def parse_mesh(symbol: str) -> tuple[tuple[tuple[str, int], ...], str, int | None]:
     """(axes, axis, group alone or None) of a mesh symbol."""
-    match = re.fullmatch(r"mesh\((.+)\)/(\w+)(?:#(\d+))?", symbol)
+    match = re.fullmatch(r"mesh\((\w+=[1-9]\d*(?:,\w+=[1-9]\d*)*)\)/(\w+)(?:#(\d+))?", symbol)
     if not match:
         raise SpecError(f"{symbol!r} is not a layout")
-    axes = tuple((part.split("=")[0], int(part.split("=")[1])) for part in match[1].split(","))
+    axes = tuple((name, int(size)) for name, size in re.findall(r"(\w+)=(\d+)", match[1]))
     return axes, match[2], None if match[3] is None else int(match[3])
 
 
 def expand(symbol: str, host_of: Sequence[int]) -> Groups:
     """Disjoint groups of world ranks, each in ascending order. host_of[rank] is the rank's host index."""
     size = len(host_of)
-    name, _, tail = symbol.partition("/")
-    match name.partition(":")[0].partition("(")[0]:
-        case "world":
-            return (tuple(range(size)),)
-        case "node":
-            return _by_key(host_of)
-        case "rail":
-            return _by_key(local_ranks(host_of))
-        case "every":
-            k = int(name.partition(":")[2])
-            return _by_key([rank % k for rank in range(size)])
-        case "pairs":
-            return pairs(size, int(tail))
-        case "mesh":
-            axes, axis, alone = parse_mesh(symbol)
+    simple = {"world": [0] * size, "node": host_of, "rail": local_ranks(host_of)}
+    if symbol in simple:
+        return _by_key(simple[symbol])
+    if match := re.fullmatch(r"every:([1-9]\d*)", symbol):
+        return _by_key([rank % int(match[1]) for rank in range(size)])
+    if match := re.fullmatch(r"pairs/(\d+)", symbol):
+        return pairs(size, int(match[1]))
+    if symbol.startswith("mesh("):
+        axes, axis, alone = parse_mesh(symbol)
+        if axis in dict(axes) and math.prod(length for _, length in axes) == size:
             groups = mesh(axes, axis)
-            return groups if alone is None else (groups[alone],)
-    raise SpecError(f"{symbol!r} is not a layout")
+            if alone is None:
+                return groups
+            if alone < len(groups):
+                return (groups[alone],)
+    raise SpecError(f"{symbol!r} is not a layout of {size} ranks")
 
 
 def label(ranks: Sequence[int]) -> str:
@@ -92,6 +91,6 @@ def label(ranks: Sequence[int]) -> str:
     if len(ranks) <= 2:
         return ",".join(map(str, ranks))
     step = ranks[1] - ranks[0]
-    if all(b - a == step for a, b in zip(ranks, ranks[1:], strict=False)):
+    if all(b - a == step for a, b in pairwise(ranks)):
         return f"{ranks[0]}-{ranks[-1]}" + (f":{step}" if step > 1 else "")
     return f"{ranks[0]},{ranks[1]},..{ranks[-1]}"

@@ -3,29 +3,32 @@
 `1G` is 10**9 bytes and `1GiB` is 2**30; both are accepted and they are never the same thing.
 """
 
+import math
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 _SI = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _IEC = {f"{prefix}I": 1024**power for power, prefix in enumerate(_SI) if prefix}
 _BYTES = {**_SI, **_IEC}
 _TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BANDWIDTHS = {"B/s": 1.0, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
-_NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
+_NUMBER = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
 MAX_BYTES = 2**50
 
 
 def parse_bytes(text: str | int) -> int:
-    """Bytes from `8`, `8B`, `1K`, `1KB` (1000), `1KiB` (1024), up to `T`. Raises ValueError with the reason."""
+    """Bytes from `8`, `8B`, `1K`, `1KB` (1000), `1KiB` (1024), up to `T`. ValueError says why not."""
     match = re.fullmatch(_NUMBER + r"([kKmMgGtT]?i?)[bB]?\s*", str(text))
     if isinstance(text, bool) or not match or match[2].upper() not in _BYTES:
         raise ValueError(f"{text!r} is not a size; write bytes as 8, 64KiB (65536), 64KB (64000), 1GiB")
-    exact = float(match[1]) * _BYTES[match[2].upper()]
-    if exact != int(exact):
-        raise ValueError(f"{text!r} is {exact} bytes, which is not a whole number")
+    # Exact, unlike a float: 0.07K is 70 bytes and not 70.00000000000001.
+    exact = Fraction(Decimal(match[1])) * _BYTES[match[2].upper()]
     if not 1 <= exact <= MAX_BYTES:
         raise ValueError(f"{text!r} is outside 1 B to {MAX_BYTES // 2**40} TiB")
-    # Whole numbers are kept exact beyond the 2**53 of a float.
-    return int(match[1]) * _BYTES[match[2].upper()] if match[1].isdigit() else int(exact)
+    if exact.denominator != 1:
+        raise ValueError(f"{text!r} is {float(exact):.6g} bytes, which is not a whole number")
+    return int(exact)
 
 
 def format_bytes(nbytes: int) -> str:
@@ -40,7 +43,10 @@ def _scaled(text: str | int | float, units: dict[str, float], what: str, example
     match = re.fullmatch(_NUMBER + r"([A-Za-z/]+)\s*", str(text))
     if not match or match[2] not in units:
         raise ValueError(f"{text!r} is not {what} with its unit; write {examples}")
-    return float(match[1]) * units[match[2]]
+    scaled = float(match[1]) * units[match[2]]
+    if not math.isfinite(scaled):
+        raise ValueError(f"{text!r} is too large; write {examples}")
+    return scaled
 
 
 def parse_time(text: str | int | float) -> float:
@@ -66,9 +72,10 @@ def parse_share(text: str | int | float) -> float:
 
 def format_time(seconds: float) -> str:
     """Three digits and the unit that fits: `312 ns`, `4.21 ms`, `2 min 05 s`."""
-    if seconds >= 120:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    if round(seconds) >= 120:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
+    digits = float(f"{seconds:.3g}")  # first the digits, then the unit: 999.9 us is 1 ms and not 1e+03 us
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
+        if digits >= scale:
+            return f"{digits / scale:.3g} {unit}"
+    return f"{digits / 1e-9:.3g} ns"

@@ -1,0 +1,234 @@
+"""MPI through mpi4py's buffers; the inner loop in C where it was compiled, in Python otherwise.
+
+The C loop calls the MPI function by its address, so that neither mpi4py nor Python is inside the timed
+region. Both loops are given the same buffers, counts and communicator.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from mpi4py import MPI
+
+from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, decode, elements, encode, spans
+from commbench.errors import Unsupported
+from commbench.layouts import Groups
+from commbench.records import Case
+
+if TYPE_CHECKING:
+    from commbench.backends.base import Times
+    from commbench.measure.world import World
+
+try:
+    from commbench.backends import _cloop
+except ImportError:
+    _cloop = None  # type: ignore[assignment]
+
+_REDOPS = {"sum": MPI.SUM, "prod": MPI.PROD, "min": MPI.MIN, "max": MPI.MAX}
+_TYPES = {"float32": MPI.FLOAT, "float64": MPI.DOUBLE, "int8": MPI.INT8_T, "int32": MPI.INT32_T, "int64": MPI.INT64_T}
+_MAX_COUNT = 2**31 - 1  # the int counts of MPI-3; larger ones need the _c calls of MPI-4
+_TAG = 77
+
+
+def _address(name: str) -> int:
+    """Where the process's MPI function is: a preloaded tool's (a profiler's) first, as for any C program."""
+    for library in (None, MPI.__file__):
+        try:
+            address = ctypes.cast(getattr(ctypes.CDLL(library), name), ctypes.c_void_p).value
+        except (OSError, AttributeError):
+            continue
+        if address:
+            return address
+    raise Unsupported(f"{name} is not in this MPI library")
+
+
+class Mpi:
+    """One process of an MPI world."""
+
+    def __init__(self, world: "World") -> None:
+        self._comm = MPI.COMM_WORLD.Dup()  # never the control channel's communicator
+        self._groups: dict[tuple[int, ...], tuple[MPI.Comm, MPI.Comm]] = {}
+        self._rank = world.rank
+        self.timer = _cloop.timer() if _cloop else _python_timer()
+        self.facts = {
+            "mpi": MPI.Get_library_version().split("\0")[0].splitlines()[0].strip(),
+            "mpi_standard": ".".join(map(str, MPI.Get_version())),
+            "mpi_loop": "C" if _cloop else "Python (no compiled loop: the call cost of Python is in the figures)",
+            "mpi_thread_level": str(MPI.Query_thread()),
+        }
+
+    def prepare(self, case: Case, groups: Groups) -> "MpiOp | None":
+        mine = next((group for group in groups if self._rank in group), None)
+        if mine is None:
+            return None
+        if mine not in self._groups:
+            group = self._comm.Get_group().Incl(list(mine))
+            # Only the members take part: a dead rank elsewhere cannot block this group.
+            self._groups[mine] = (self._comm.Create_group(group), self._comm.Create_group(group, tag=1))
+            group.Free()
+        return MpiOp(case, *self._groups[mine])
+
+    def close(self) -> None:
+        self._groups.clear()  # MPI_Finalize frees the communicators
+
+
+def _python_timer() -> float:
+    costs = []
+    for _ in range(200):
+        start = time.perf_counter()
+        for _ in range(50):
+            time.perf_counter()
+        costs.append((time.perf_counter() - start) / 50)
+    return min(costs)
+
+
+class MpiOp:
+    clock = "host"
+
+    def __init__(self, case: Case, comm: MPI.Comm, sync: MPI.Comm) -> None:
+        n, rank = comm.size, comm.rank
+        kind = DTYPES[case.dtype]
+        collective = COLLECTIVES[case.op]
+        self._datatype = _TYPES.get(case.dtype, MPI.UINT16_T)
+        self._redop = MPI.OP_NULL
+        if collective.reduces:
+            if case.dtype not in _TYPES:
+                raise Unsupported(f"MPI has no reduction of {case.dtype}")
+            if case.redop not in _REDOPS:
+                raise Unsupported(f"MPI has no {case.redop} reduction")
+            self._redop = _REDOPS[case.redop]
+        if case.in_place and case.op == "send_recv":
+            raise Unsupported("send_recv in place: MPI_Sendrecv needs two buffers")
+        count = elements(case.op, case.nbytes, case.dtype, n)
+        if count * collective.chunks(n) > _MAX_COUNT:
+            raise Unsupported(f"more than {_MAX_COUNT} elements: beyond MPI's int counts")
+        self._dtype, self._data = case.dtype, Data(case.op, case.dtype, case.redop, n, rank, count, case.root)
+        send, recv = self._data.send_count, self._data.recv_count
+        try:
+            self._recv = np.zeros(max(send, recv) if case.in_place else recv, kind.numpy)
+            self._send = self._recv if case.in_place else np.zeros(send, kind.numpy)
+        except MemoryError:
+            raise Unsupported(f"{(send + recv) * kind.itemsize} bytes of buffers do not fit into memory") from None
+        self._given_at, self._result_at = _offsets(case, rank, count, send, recv)
+        self._in_place, self._root = case.in_place, case.root
+        self._comm, self._sync = comm, sync
+        name, self._args = self._call(case, count)
+        self._function = name
+        self._fill()
+        if _cloop:
+            self._call_at, self._sync_at = _address(name), _address("MPI_Barrier")
+            self._sync_args = (MPI._handleof(sync),)
+
+    def _call(self, case: Case, count: int) -> tuple[str, tuple[int, ...]]:
+        """The C call and its arguments, in the order of the MPI standard."""
+        n, rank = self._comm.size, self._comm.rank
+        comm, kind = MPI._handleof(self._comm), MPI._handleof(self._datatype)
+        redop, root = MPI._handleof(self._redop), case.root
+        send, recv = self._send.ctypes.data, self._recv.ctypes.data
+        if case.in_place and case.op != "broadcast" and (rank == root or not COLLECTIVES[case.op].rooted):
+            # scatter in place is asked for on the receiving side, everything else on the sending side
+            in_place = int(MPI.IN_PLACE)
+            send, recv = (send, in_place) if case.op == "scatter" else (in_place, recv)
+        elif case.in_place:
+            send += self._given_at * self._send.itemsize
+            recv += self._result_at * self._recv.itemsize
+        match case.op:
+            case "all_reduce":
+                return "MPI_Allreduce", (send, recv, count, kind, redop, comm)
+            case "reduce":
+                return "MPI_Reduce", (send, recv, count, kind, redop, root, comm)
+            case "reduce_scatter":
+                return "MPI_Reduce_scatter_block", (send, recv, count, kind, redop, comm)
+            case "broadcast":
+                return "MPI_Bcast", (recv, count, kind, root, comm)
+            case "all_gather":
+                return "MPI_Allgather", (send, count, kind, recv, count, kind, comm)
+            case "all_to_all":
+                return "MPI_Alltoall", (send, count, kind, recv, count, kind, comm)
+            case "gather":
+                return "MPI_Gather", (send, count, kind, recv, count, kind, root, comm)
+            case "scatter":
+                return "MPI_Scatter", (send, count, kind, recv, count, kind, root, comm)
+            case "send_recv":
+                self._status = np.zeros(64, np.uint8)  # larger than any MPI_Status; its content is not read
+                to, source = (rank + 1) % n, (rank - 1) % n
+                where = (comm, self._status.ctypes.data)
+                return "MPI_Sendrecv", (send, count, kind, to, _TAG, recv, count, kind, source, _TAG, *where)
+            case "barrier":
+                return "MPI_Barrier", (comm,)
+        raise Unsupported(f"MPI backend has no {case.op}")
+
+    def run(self, samples: int, calls: int) -> "Times":
+        out = np.zeros((1, samples))
+        if _cloop:
+            _cloop.run(self._call_at, self._args, self._sync_at, self._sync_args, out, calls)
+            return out
+        call = self._python_call()
+        for i in range(samples):
+            self._sync.Barrier()
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            out[0, i] = (time.perf_counter() - start) / calls
+        return out
+
+    def _python_call(self) -> Callable[[], Any]:
+        """The same call through mpi4py, for machines where the C loop was not compiled."""
+        comm, kind, root = self._comm, self._datatype, self._root
+        count, n = self._data.count, self._comm.size
+        rooted_here = not COLLECTIVES[self._data.op].rooted or comm.rank == root
+        give: Any = [self._send[self._given_at :], self._data.send_count, kind]
+        take: Any = [self._recv[self._result_at :], self._data.recv_count, kind]
+        if self._in_place and rooted_here:
+            give, take = (give, MPI.IN_PLACE) if self._data.op == "scatter" else (MPI.IN_PLACE, [self._recv, kind])
+            if self._data.op == "reduce_scatter":
+                return lambda: comm.Reduce_scatter_block(MPI.IN_PLACE, [self._recv, count, kind], self._redop)
+        to, source = (comm.rank + 1) % n, (comm.rank - 1) % n
+        return {
+            "all_reduce": lambda: comm.Allreduce(give, take, self._redop),
+            "reduce": lambda: comm.Reduce(give, take if rooted_here else None, self._redop, root),
+            "reduce_scatter": lambda: comm.Reduce_scatter_block(give, take, self._redop),
+            "broadcast": lambda: comm.Bcast([self._recv, count, kind], root),
+            "all_gather": lambda: comm.Allgather(give, take),
+            "all_to_all": lambda: comm.Alltoall(give, take),
+            "gather": lambda: comm.Gather(give, take if rooted_here else None, root),
+            "scatter": lambda: comm.Scatter(give if rooted_here else None, take, root),
+            "send_recv": lambda: comm.Sendrecv(give, to, _TAG, take, source, _TAG),
+            "barrier": comm.Barrier,
+        }[self._data.op]
+
+    def _fill(self) -> None:
+        """Poison where results will be, then the known data where it is given."""
+        self._recv.fill(encode(np.array([float(POISON)]), self._dtype)[0])
+        gives = self._data.op not in ("broadcast", "scatter") or self._data.rank == self._root
+        for start, stop in spans(self._data.send_count if gives else 0):
+            at = self._given_at
+            self._send[at + start : at + stop] = encode(self._data.given(start, stop), self._dtype)
+
+    def check(self) -> Sequence[Check]:
+        self._fill()
+        self.run(1, 1)
+        total, first = 0, -1
+        for start, stop in spans(self._data.recv_count if self._data.receives() else 0):
+            at = self._result_at
+            got = decode(self._recv[at + start : at + stop], self._dtype)
+            wrong, where = self._data.compare(start, got)
+            total, first = total + wrong, where if first < 0 else first
+        return [Check(total, first)]
+
+    def close(self) -> None:
+        self._send = self._recv = np.zeros(0)
+
+
+def _offsets(case: Case, rank: int, count: int, send: int, recv: int) -> tuple[int, int]:
+    """Where in the shared buffer the rank's own part is, in elements: (what it gives, its result).
+
+    Out of place both are 0. In place the smaller part sits at the rank's chunk of the larger one, but
+    MPI_Reduce_scatter_block leaves its result at the front.
+    """
+    if not case.in_place:
+        return 0, 0
+    own = rank * count
+    return (own if send < recv else 0), (own if recv < send and case.op != "reduce_scatter" else 0)

@@ -1,0 +1,86 @@
+"""The command line: parse, call one job, hand the result to report, turn errors into one line and a code.
+
+Commands are loaded when they are used, so that `commbench --help` does not pay for numpy or torch.
+"""
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from commbench import __version__
+from commbench.errors import CommbenchError
+
+# name -> (module, one line for --help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "sweep": ("commbench.cli.sweep", "Measure collectives: inside mpirun, torchrun or srun, or started here with -n."),
+    "show": ("commbench.cli.show", "Print the table of a run, as text, JSON or CSV."),
+    "plot": ("commbench.cli.plot", "Draw bus bandwidth and latency of one or more runs."),
+    "specs": ("commbench.cli.specs", "List the shipped specs, or print one."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = import_module(COMMANDS[name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from commbench.errors import nearest
+
+            raise click.UsageError(f"unknown command {args[0]!r}; {nearest(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="commbench")
+def group() -> None:
+    """Measure collective communication, and know what the numbers are worth.
+
+    \b
+    mpirun -n 2 commbench sweep quick      inside a launch (also torchrun, srun)
+    commbench sweep quick -n 2             started by commbench itself
+    commbench show results/DIR             the table again
+
+    Exit codes: 0 ok, 1 wrong data or failed rows, 2 usage or spec error, 3 nothing could be measured,
+    4 launch or internal error (a hung rank, a full disc).
+    """
+
+
+def fail(error: CommbenchError) -> NoReturn:
+    """One sentence on stderr, and the error's exit code."""
+    click.echo(f"commbench: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def main() -> NoReturn:
+    try:
+        group(standalone_mode=False)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except click.Abort:
+        click.echo("commbench: interrupted; rows measured before are kept, --resume goes on", err=True)
+        sys.exit(CommbenchError.exit_code)
+    except click.ClickException as error:
+        click.echo(f"commbench: {error.format_message()}", err=True)
+        sys.exit(2)
+    except CommbenchError as error:
+        fail(error)
+    except BrokenPipeError:  # `commbench show DIR | head`
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)

@@ -1,0 +1,164 @@
+"""Starts ranks through mpirun, torchrun or srun: an argv list, a process group of its own, a deadline.
+
+The launcher's exit code is never trusted (MPICH was seen to return 0 after a time-out); what counts is the
+run folder. No shell, no ssh of our own: reaching other hosts is the launcher's business.
+"""
+
+import collections
+import contextlib
+import ctypes
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from commbench.errors import LaunchError, MissingLibrary, SpecError, nearest
+
+_GRACE = 5.0  # seconds between asking the ranks to end and killing them
+_PDEATHSIG = 1  # prctl
+
+
+class Launched(NamedTuple):
+    """The launcher's exit code (for the message only), the last lines it printed, and why it was stopped."""
+
+    code: int
+    tail: tuple[str, ...]
+    stopped: str
+
+
+def _program(name: str) -> str | None:
+    """Beside this Python first: the mpirun of the wheel in this very environment."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _mpirun(ranks: int, command: Sequence[str]) -> list[str]:
+    if importlib.util.find_spec("mpi4py") is None:
+        raise MissingLibrary("mpirun needs mpi4py in the ranks: pip install mpi4py")
+    program = _program("mpirun") or _program("mpiexec")
+    if program is None:
+        raise MissingLibrary("there is no mpirun on this machine: pip install 'commbench[mpi]' brings Open MPI's")
+    try:
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LaunchError(f"{program} --version: {error}") from None
+    options: list[str] = []
+    if "Open MPI" in answer.stdout + answer.stderr or "open-mpi" in answer.stdout:
+        if os.geteuid() == 0:
+            options += ["--allow-run-as-root"]
+        if ranks > _usable_cores():
+            # Ranks that poll while they wait would keep the others from running at all.
+            options += ["--map-by", ":OVERSUBSCRIBE", "--mca", "mpi_yield_when_idle", "1"]
+    return [program, "-n", str(ranks), *options, *command]
+
+
+def _torchrun(ranks: int, command: Sequence[str]) -> list[str]:
+    if importlib.util.find_spec("torch") is None:
+        raise MissingLibrary("torchrun needs PyTorch: pip install torch")
+    module = list(command[1:])  # torchrun starts Python itself: `-m commbench ...`
+    return [command[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *module]
+
+
+def _srun(ranks: int, command: Sequence[str]) -> list[str]:
+    program = _program("srun")
+    if program is None:
+        raise MissingLibrary("there is no srun on this machine; use --launcher mpirun or torchrun")
+    return [program, "-n", str(ranks), "--kill-on-bad-exit=1", *command]
+
+
+LAUNCHERS: dict[str, Callable[[int, Sequence[str]], list[str]]] = {
+    "mpirun": _mpirun,
+    "torchrun": _torchrun,
+    "srun": _srun,
+}
+
+
+def choose(backends: Sequence[str], env: Mapping[str, str]) -> str:
+    """The launcher that suits: srun inside a Slurm allocation, mpirun where MPI is measured, torchrun else."""
+    if "SLURM_JOB_ID" in env and _program("srun"):
+        return "srun"
+    if "mpi" in backends or not importlib.util.find_spec("torch"):
+        return "mpirun"
+    return "torchrun"
+
+
+def argv(launcher: str, ranks: int, arguments: Sequence[str]) -> list[str]:
+    """The whole command that starts `ranks` processes of this Python with `-m commbench ARGUMENTS`."""
+    if launcher not in LAUNCHERS:
+        raise SpecError(f"--launcher: unknown launcher {launcher!r}; {nearest(launcher, LAUNCHERS)}")
+    return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments])
+
+
+def run(
+    command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None]
+) -> Launched:
+    """Runs the command to its end.
+
+    `progress` gives a number that grows while the job lives (the journal's size); when it has not grown for
+    `patience` seconds the whole process group is ended. Lines that commbench's ranks print are passed on to
+    `say`; a launcher's own noise is kept for the message.
+    """
+    tail: collections.deque[str] = collections.deque(maxlen=12)
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=die_with_parent if sys.platform == "linux" else None,
+    )
+
+    def listen() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            tail.append(line.rstrip())
+            if "commbench: " in line:
+                say(line.partition("commbench: ")[2].rstrip())
+
+    reader = threading.Thread(target=listen, daemon=True)
+    reader.start()
+    stopped = ""
+    seen, since = progress(), time.monotonic()
+    try:
+        while process.poll() is None:
+            time.sleep(0.1)
+            now = progress()
+            if now != seen:
+                seen, since = now, time.monotonic()
+            if time.monotonic() - since > patience:
+                stopped = f"no row in {patience:.0f} s"
+                break
+    finally:
+        _end(process)
+        reader.join(2.0)
+    return Launched(process.returncode, tuple(tail), stopped)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """Nothing of the job is left when this returns."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the one that started it dies: no rank outlives its launcher."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)

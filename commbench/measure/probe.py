@@ -1,0 +1,150 @@
+"""What this machine is: facts by allow-list, and which ranks share a host.
+
+Nothing is recorded because it happens to be there: variables come from a list of prefixes, and names that
+could carry a secret are listed without their value.
+"""
+
+import os
+import platform
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+
+import msgspec
+
+from commbench.layouts import local_ranks
+from commbench.records import Host, Machine
+from commbench.world import World
+from commbench.world.discover import Place
+
+_PREFIXES = (
+    "NCCL_", "RCCL_", "TORCH_NCCL_", "TORCH_FR_", "TORCH_DIST", "GLOO_", "UCX_", "FI_", "OMPI_MCA_", "PRTE_MCA_",
+    "PMIX_MCA_", "MPICH_", "MPIR_CVAR_", "I_MPI_", "OMP_", "KMP_", "MKL_", "COMMBENCH_",
+)  # fmt: skip
+_NAMES = frozenset(
+    (
+        "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+        "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_STEP_NODELIST", "SLURM_CPUS_PER_TASK",
+        "SLURM_TOPOLOGY_ADDR", "SLURM_CPU_BIND",
+    )
+)  # fmt: skip
+# Inside the list still hidden: words that name a secret, and launchers' own addresses and argument lists.
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|COOKIE|PROXY|JWT|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$")
+_USERINFO = re.compile(r"//[^/\s]*@|^[^/\s:@]+:[^/\s@]+@")
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """What one rank tells the others about itself."""
+
+    host: str
+    pid: int
+    cores: tuple[int, ...]  # those it may run on
+    facts: dict[str, str]
+
+
+def environment(env: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """(variables that may be recorded, names of those that may not)."""
+    listed = {name: value for name, value in env.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    hidden = [name for name, value in listed.items() if _SECRET.search(name.upper()) or _USERINFO.search(value)]
+    return {name: value for name, value in sorted(listed.items()) if name not in hidden}, tuple(sorted(hidden))
+
+
+def facts() -> dict[str, str]:
+    """Facts of this host that shape a measurement; what cannot be read is left out."""
+    found = {
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "cores": str(os.cpu_count()),
+        "cpu": _first(r"model name\s*:\s*(.*)", "/proc/cpuinfo") or platform.processor(),
+        "governor": _first(r"(.*)", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "clocksource": _first(r"(.*)", "/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "nvidia_driver": _first(r"Kernel Module\s+([\d.]+)", "/proc/driver/nvidia/version"),
+    }
+    found["usable_cores"] = str(len(_cores()))
+    for name in ("numpy", "mpi4py", "torch"):
+        if name in sys.modules:
+            found[name] = metadata.version(name)
+    return {name: value for name, value in found.items() if value}
+
+
+def _cores() -> tuple[int, ...]:
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def _first(pattern: str, path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            match = re.search(pattern, file.read(65536))
+    except OSError:
+        return ""
+    return match[1].strip() if match else ""
+
+
+def meet(world: World, place: Place | None) -> tuple[tuple[Identity, ...], Machine]:
+    """All ranks exchange who and where they are; the same answer on every rank."""
+    own = Identity(host=socket.gethostname(), pid=os.getpid(), cores=_cores(), facts=facts())
+    told = [msgspec.json.decode(part, type=Identity) for part in world.gather(msgspec.json.encode(own))]
+    locals_ = world.gather(b"" if place is None or place.local_rank is None else str(place.local_rank).encode())
+    if world.rank == 0:
+        if len(world.ranks) == world.size:  # one process plays all ranks
+            told, locals_ = told * world.size, [b""] * world.size
+        answer = (tuple(told), _machine(told, locals_, place))
+    data = world.share(msgspec.json.encode(answer) if world.rank == 0 else b"")
+    return msgspec.json.decode(data, type=tuple[tuple[Identity, ...], Machine])
+
+
+def _machine(told: list[Identity], locals_: list[bytes], place: Place | None) -> Machine:
+    names = list(dict.fromkeys(identity.host for identity in told))
+    host_of = tuple(names.index(identity.host) for identity in told)
+    common = told[0].facts
+    hosts = []
+    for index, name in enumerate(names):
+        found = told[host_of.index(index)].facts
+        differs = {key: found.get(key, "") for key in {*found, *common} if found.get(key) != common.get(key)}
+        hosts.append(Host(name=name, differs=differs))
+    warnings = []
+    for rank, (said, real) in enumerate(zip(locals_, local_ranks(host_of), strict=True)):
+        if said and int(said) != real and place:
+            warnings.append(
+                f"{place.launcher} says rank {rank} is local rank {int(said)}, but it is number {real} of the ranks "
+                f"on {told[rank].host}; host names decide"
+            )
+    for index, name in enumerate(names if place else ()):
+        here = [identity for identity, host in zip(told, host_of, strict=True) if host == index]
+        cores = {core for identity in here for core in identity.cores}
+        if len(here) > len(cores):
+            warnings.append(f"{len(here)} ranks on {name} share {len(cores)} cores: they wait for each other's time slices")
+    listed, hidden = environment(os.environ)
+    return Machine(
+        hosts=tuple(hosts),
+        host_of=host_of,
+        launcher=place.launcher if place else "none",
+        facts=common,
+        environment=listed,
+        hidden=hidden,
+        warnings=tuple(warnings[:20]),
+    )
+
+
+def gpus() -> int:
+    """NVIDIA GPUs that this machine shows, without asking CUDA."""
+    return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")) if os.path.isdir("/dev") else 0
+
+
+def installed(distribution: str) -> str:
+    """`torch 2.13.0`, or `torch is missing`, without importing it."""
+    try:
+        return f"{distribution} {metadata.version(distribution)}"
+    except metadata.PackageNotFoundError:
+        return f"{distribution} is missing"
+
+
+def pretend(machine: Machine, size: int, per_host: int) -> Machine:
+    """The machine of a simulated world: hosts sim0, sim1, ... with `per_host` ranks each."""
+    host_of = tuple(rank // per_host for rank in range(size))
+    hosts = tuple(Host(name=f"sim{index}") for index in range(host_of[-1] + 1))
+    return msgspec.structs.replace(machine, hosts=hosts, host_of=host_of, launcher="simulated")

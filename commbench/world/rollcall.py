@@ -1,0 +1,255 @@
+"""Who is missing: a side channel of plain TCP that stays silent until something goes wrong.
+
+Every rank arms a deadline before each step of the measuring loop. When rank 0's passes, it asks all ranks
+where they are. A rank that does not answer is stopped or its host is gone; one that answers from an earlier
+step is late; if all are in the same step, the library or the network does not move. When rank 0 itself does
+not answer, the others find out the same way. No message is sent while things go well, so a measurement is
+never disturbed.
+"""
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: only the addresses of the host's name are offered
+    fcntl = None  # type: ignore[assignment]
+
+from commbench.errors import LaunchError
+
+_ANSWER = 3.0  # seconds that a rank has to answer
+_TROUBLE = 5.0  # seconds after which one rank's error ends the job, if the others have not met it
+_LATER = 10.0  # other ranks wait this much longer than rank 0, which can say more
+_CONNECT = 30.0
+
+
+class Step(NamedTuple):
+    number: int
+    what: str
+    expires: float  # time.monotonic()
+
+
+def addresses() -> list[str]:
+    """This host's IPv4 addresses, loopback last."""
+    found = []
+    if fcntl is not None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            for _, name in socket.if_nameindex():
+                request = name.encode()[:15].ljust(40, b"\0")
+                with contextlib.suppress(OSError):  # an interface without an address
+                    found.append(socket.inet_ntoa(fcntl.ioctl(probe.fileno(), 0x8915, request)[20:24]))  # SIOCGIFADDR
+    with contextlib.suppress(OSError):
+        found.append(socket.gethostbyname(socket.gethostname()))
+    return sorted(dict.fromkeys([*found, "127.0.0.1"]), key=lambda address: address.startswith("127."))
+
+
+class RollCall:
+    """One a rank. Rank 0 listens; the others keep one idle connection to it."""
+
+    def __init__(
+        self, rank: int, size: int, share: Callable[[bytes], bytes], say: Callable[[str], None]
+    ) -> None:
+        self._say = say
+        self._rank, self._names = rank, [f"rank {r}" for r in range(size)]
+        self._step = Step(0, "start", float("inf"))
+        self._lock = threading.Lock()
+        self._peers: dict[int, socket.socket] = {}
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._trouble: tuple[float, str] | None = None
+        self._closing = False
+        self._extended = (0, 0.0)  # (step number, until): a step that rank 0 was asked about, and lives
+        # Rank 0 calls it before the job ends: kind (hung, died, raised), the step, and the sentence.
+        self.on_end: Callable[[str, str, str], None] = lambda kind, what, sentence: None
+        if rank == 0:
+            server = socket.create_server(("", 0), backlog=size, reuse_port=False)
+            offer = {"port": server.getsockname()[1], "addresses": addresses(), "host": socket.gethostname()}
+            share(json.dumps(offer).encode())
+            _accept(server, size - 1, self._peers)
+        else:
+            offer = json.loads(share(b""))
+            self._peers[0] = _connect(offer, rank)
+        for peer in self._peers.values():
+            peer.settimeout(None)
+        self.reached = self._peers[0].getpeername()[0] if rank else ""
+        threading.Thread(target=self._watch, name="commbench-rollcall", daemon=True).start()
+
+    def name(self, names: Sequence[str]) -> None:
+        """How ranks are called in messages (with host and pid), once that is known."""
+        self._names = list(names)
+
+    @contextlib.contextmanager
+    def step(self, what: str, seconds: float) -> Any:
+        """Everything inside must end within `seconds` on every rank."""
+        previous = self._step
+        self._step = Step(previous.number + 1, what, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._step = Step(self._step.number + 1, f"after {what}", float("inf"))
+
+    def report(self, text: str) -> None:
+        """This rank met an error; unless all ranks come to `settled`, rank 0 ends the job with it."""
+        if self._rank == 0:
+            self._trouble = (time.monotonic(), f"{self._names[0]} raised {text}")
+        else:
+            _send(self._peers[0], {"say": "trouble", "text": f"{self._names[self._rank]} raised {text}"})
+
+    def settled(self) -> None:
+        """All ranks have told rank 0 how they fared: a reported error is data now."""
+        self._trouble = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._closing = True
+        for peer in self._peers.values():
+            _send(peer, {"say": "bye"})
+
+    # -- the watching thread
+
+    def _watch(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for rank, peer in self._peers.items():
+                selector.register(peer, selectors.EVENT_READ, rank)
+            buffers: dict[int, bytes] = dict.fromkeys(self._peers, b"")
+            while not self._closing:
+                for key, _ in selector.select(0.5):
+                    rank = key.data
+                    try:
+                        data = self._peers[rank].recv(65536)
+                    except OSError:
+                        data = b""
+                    if not data:
+                        selector.unregister(self._peers[rank])
+                        self._lost(rank)
+                        continue
+                    *lines, buffers[rank] = (buffers[rank] + data).split(b"\n")
+                    for line in lines:
+                        self._hear(rank, json.loads(line))
+                if self._rank == 0 and self._trouble and time.monotonic() > self._trouble[0] + _TROUBLE:
+                    self._end("raised", self._trouble[1])
+                self._check_deadline(selector, buffers)
+
+    def _hear(self, rank: int, message: dict[str, Any]) -> None:
+        say = message["say"]
+        if say == "where":
+            step = self._step
+            _send(self._peers[rank], {"say": "here", "number": step.number, "what": step.what})
+        elif say == "here":
+            self._answers[rank] = message
+        elif say == "trouble":
+            self._trouble = self._trouble or (time.monotonic(), message["text"])
+        elif say == "end":
+            os._exit(message["code"])
+        elif say == "bye":
+            self._closing = True
+
+    def _lost(self, rank: int) -> None:
+        """A connection closed without goodbye: that process is dead."""
+        time.sleep(0.3)  # at the end of a run the goodbye and the close come together
+        if self._closing:
+            return
+        if self._rank == 0:
+            self._end("died", f"{self._names[rank]} died: its connection closed")
+        if self._rank == 1:  # one voice is enough
+            self._say(f"rank 0 ({self._names[0]}) died in {self._step.what}; rows measured before are kept")
+        os._exit(LaunchError.exit_code)
+
+    def _check_deadline(self, selector: selectors.BaseSelector, buffers: dict[int, bytes]) -> None:
+        step = self._step
+        later = 0.0 if self._rank == 0 else _LATER
+        number, until = self._extended
+        if time.monotonic() < max(step.expires + later, until if number == step.number else 0.0):
+            return
+        self._answers.clear()
+        for peer in self._peers.values():
+            _send(peer, {"say": "where"})
+        until = time.monotonic() + _ANSWER
+        while time.monotonic() < until and len(self._answers) < len(self._peers):
+            for key, _ in selector.select(0.2):
+                data = self._peers[key.data].recv(65536)
+                *lines, buffers[key.data] = (buffers[key.data] + data).split(b"\n")
+                for line in lines:
+                    self._hear(key.data, json.loads(line))
+        if self._step.number != step.number:
+            return  # it moved on meanwhile: late, but alive
+        if self._rank == 0:
+            self._end("hung", self._verdict(step))
+        if 0 not in self._answers:
+            self._say(f"hung: {self._names[0]} does not answer in {step.what}; rows measured before are kept")
+            os._exit(LaunchError.exit_code)
+        self._extended = (step.number, time.monotonic() + _LATER)
+
+    def _verdict(self, step: Step) -> str:
+        silent = [rank for rank in self._peers if rank not in self._answers]
+        if silent:
+            return f"{self._some(silent)} did not answer (stopped, or the host is gone)"
+        late = [rank for rank, answer in self._answers.items() if answer["number"] < step.number]
+        if late:
+            where = self._answers[late[0]]["what"]
+            return f"{self._some(late)} did not arrive (still at: {where})"
+        return f"all {len(self._names)} ranks are inside the call and none moves: the library or the network is stuck"
+
+    def _some(self, ranks: Sequence[int]) -> str:
+        names = ", ".join(self._names[rank] for rank in ranks[:4])
+        return names + (f" and {len(ranks) - 4} more" if len(ranks) > 4 else "")
+
+    def _end(self, kind: str, sentence: str) -> None:
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        try:
+            self.on_end(kind, self._step.what, sentence)
+        finally:
+            self.dismiss(LaunchError.exit_code)
+
+    def dismiss(self, code: int) -> NoReturn:
+        """Tells all ranks (from rank 0) to leave with this code, and leaves, whatever the library is stuck in."""
+        self._closing = True
+        for peer in self._peers.values():
+            _send(peer, {"say": "end", "code": code})
+        time.sleep(0.2)
+        os._exit(code)
+
+
+def _send(peer: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # the other end is gone: its reader will notice
+        peer.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _accept(server: socket.socket, expected: int, peers: dict[int, socket.socket]) -> None:
+    server.settimeout(_CONNECT)
+    with server:
+        while len(peers) < expected:
+            try:
+                peer, _ = server.accept()
+                peer.settimeout(5.0)
+                hello = peer.recv(8)
+            except OSError:
+                missing = [rank for rank in range(1, expected + 1) if rank not in peers]
+                raise LaunchError(
+                    f"ranks {missing[:8]} did not connect to rank 0 within {_CONNECT:g} s; "
+                    "is there a firewall between the hosts?"
+                ) from None
+            if len(hello) == 8:
+                peers[int.from_bytes(hello, "little")] = peer
+
+
+def _connect(offer: dict[str, Any], rank: int) -> socket.socket:
+    own = offer["host"] == socket.gethostname()
+    tried = sorted(offer["addresses"], key=lambda address: address.startswith("127.") != own)
+    until = time.monotonic() + _CONNECT
+    while time.monotonic() < until:
+        for address in tried:
+            with contextlib.suppress(OSError):
+                peer = socket.create_connection((address, offer["port"]), timeout=3.0)
+                peer.sendall(rank.to_bytes(8, "little"))
+                return peer
+    raise LaunchError(f"rank {rank} on {socket.gethostname()} reaches rank 0 on none of {', '.join(tried)}")
