@@ -8,6 +8,8 @@ setup(
     package_data={"commbench": ["py.typed"], "commbench.sweeps": ["*.yaml"]},
     # optional: without a compiler the Python loop serves, and every run says which one timed it.
     ext_modules=[
-        Extension("commbench.backends._cloop", ["commbench/backends/_cloop.c"], optional=True, extra_compile_args=["-O2"])
+        Extension(
+            "commbench.backends._cloop", ["commbench/backends/_cloop.c"], optional=True, extra_compile_args=["-O2"]
+        )
     ],
 )

@@ -89,7 +89,8 @@ def load_run(folder: Path) -> Run:
         version = msgspec.json.decode(data, type=dict[str, Any]).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise FolderError(
-                f"{folder} was written by a newer commbench (format {version}, this one reads up to {FORMAT}); upgrade to read it"
+                f"{folder} was written by a newer commbench (format {version}, this one reads up to {FORMAT}); "
+                "upgrade to read it"
             )
         return msgspec.json.decode(data, type=Run)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -155,7 +156,7 @@ class Journal:
     def done(self, groups_of: Callable[[Case], int]) -> set[tuple[str, int]]:
         """(case key, launch) that need not be measured again: whole, and not hung."""
         seen: dict[tuple[str, int], set[int]] = {}
-        hung = set()
+        hung: set[tuple[str, int]] = set()
         for m in self.measurements:
             if not m.control:
                 seen.setdefault((m.case.key, m.launch), set()).add(m.group)
@@ -167,10 +168,14 @@ class Journal:
         os.close(self._file)
 
 
+def already(folder: Path) -> FolderError:
+    return FolderError(f"{folder} already holds a run; --resume goes on with it, another --out keeps both")
+
+
 def create(folder: Path, run: Run) -> Journal:
     """A new run folder. Raises FolderError where there is a run already, StoreError where it cannot be written."""
     if (folder / "run.json").exists():
-        raise FolderError(f"{folder} already holds a run; --resume goes on with it, another --out keeps both")
+        raise already(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -221,7 +226,9 @@ def _lock(journal: Journal) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > until:
-                raise FolderError(f"{journal.folder} is being written by another process; wait for it or stop it") from None
+                raise FolderError(
+                    f"{journal.folder} is being written by another process; wait for it or stop it"
+                ) from None
             time.sleep(0.1)
         except OSError:
             return  # a file system without locks: the user's discipline must do

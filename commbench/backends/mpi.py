@@ -19,7 +19,7 @@ from commbench.records import Case
 
 if TYPE_CHECKING:
     from commbench.backends.base import Times
-    from commbench.measure.world import World
+    from commbench.world import World
 
 try:
     from commbench.backends import _cloop
@@ -134,31 +134,25 @@ class MpiOp:
         elif case.in_place:
             send += self._given_at * self._send.itemsize
             recv += self._result_at * self._recv.itemsize
-        match case.op:
-            case "all_reduce":
-                return "MPI_Allreduce", (send, recv, count, kind, redop, comm)
-            case "reduce":
-                return "MPI_Reduce", (send, recv, count, kind, redop, root, comm)
-            case "reduce_scatter":
-                return "MPI_Reduce_scatter_block", (send, recv, count, kind, redop, comm)
-            case "broadcast":
-                return "MPI_Bcast", (recv, count, kind, root, comm)
-            case "all_gather":
-                return "MPI_Allgather", (send, count, kind, recv, count, kind, comm)
-            case "all_to_all":
-                return "MPI_Alltoall", (send, count, kind, recv, count, kind, comm)
-            case "gather":
-                return "MPI_Gather", (send, count, kind, recv, count, kind, root, comm)
-            case "scatter":
-                return "MPI_Scatter", (send, count, kind, recv, count, kind, root, comm)
-            case "send_recv":
-                self._status = np.zeros(64, np.uint8)  # larger than any MPI_Status; its content is not read
-                to, source = (rank + 1) % n, (rank - 1) % n
-                where = (comm, self._status.ctypes.data)
-                return "MPI_Sendrecv", (send, count, kind, to, _TAG, recv, count, kind, source, _TAG, *where)
-            case "barrier":
-                return "MPI_Barrier", (comm,)
-        raise Unsupported(f"MPI backend has no {case.op}")
+        to, source = (rank + 1) % n, (rank - 1) % n
+        self._status = np.zeros(64, np.uint8)  # larger than any MPI_Status; its content is not read
+        status = self._status.ctypes.data
+        both = (send, count, kind, recv, count, kind)
+        return {
+            "all_reduce": ("MPI_Allreduce", (send, recv, count, kind, redop, comm)),
+            "reduce": ("MPI_Reduce", (send, recv, count, kind, redop, root, comm)),
+            "reduce_scatter": ("MPI_Reduce_scatter_block", (send, recv, count, kind, redop, comm)),
+            "broadcast": ("MPI_Bcast", (recv, count, kind, root, comm)),
+            "all_gather": ("MPI_Allgather", (*both, comm)),
+            "all_to_all": ("MPI_Alltoall", (*both, comm)),
+            "gather": ("MPI_Gather", (*both, root, comm)),
+            "scatter": ("MPI_Scatter", (*both, root, comm)),
+            "send_recv": (
+                "MPI_Sendrecv",
+                (send, count, kind, to, _TAG, recv, count, kind, source, _TAG, comm, status),
+            ),
+            "barrier": ("MPI_Barrier", (comm,)),
+        }[case.op]
 
     def run(self, samples: int, calls: int) -> "Times":
         out = np.zeros((1, samples))
@@ -177,20 +171,21 @@ class MpiOp:
     def _python_call(self) -> Callable[[], Any]:
         """The same call through mpi4py, for machines where the C loop was not compiled."""
         comm, kind, root = self._comm, self._datatype, self._root
-        count, n = self._data.count, self._comm.size
+        n = self._comm.size
         rooted_here = not COLLECTIVES[self._data.op].rooted or comm.rank == root
-        give: Any = [self._send[self._given_at :], self._data.send_count, kind]
-        take: Any = [self._recv[self._result_at :], self._data.recv_count, kind]
+        # Without counts: mpi4py divides the length of a buffer by the ranks where the collective does.
+        give: Any = [self._send[self._given_at : self._given_at + self._data.send_count], kind]
+        take: Any = [self._recv[self._result_at : self._result_at + self._data.recv_count], kind]
         if self._in_place and rooted_here:
             give, take = (give, MPI.IN_PLACE) if self._data.op == "scatter" else (MPI.IN_PLACE, [self._recv, kind])
             if self._data.op == "reduce_scatter":
-                return lambda: comm.Reduce_scatter_block(MPI.IN_PLACE, [self._recv, count, kind], self._redop)
+                return lambda: comm.Reduce_scatter_block(MPI.IN_PLACE, [self._recv, kind], self._redop)
         to, source = (comm.rank + 1) % n, (comm.rank - 1) % n
         return {
             "all_reduce": lambda: comm.Allreduce(give, take, self._redop),
             "reduce": lambda: comm.Reduce(give, take if rooted_here else None, self._redop, root),
             "reduce_scatter": lambda: comm.Reduce_scatter_block(give, take, self._redop),
-            "broadcast": lambda: comm.Bcast([self._recv, count, kind], root),
+            "broadcast": lambda: comm.Bcast([self._recv, kind], root),
             "all_gather": lambda: comm.Allgather(give, take),
             "all_to_all": lambda: comm.Alltoall(give, take),
             "gather": lambda: comm.Gather(give, take if rooted_here else None, root),

@@ -18,7 +18,7 @@ from commbench.records import Case
 
 if TYPE_CHECKING:
     from commbench.backends.base import Times
-    from commbench.measure.world import World
+    from commbench.world import World
 
 
 class Simulated:

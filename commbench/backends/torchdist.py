@@ -67,9 +67,7 @@ class TorchBackend:
         """The process group under test and the Gloo group that synchronises before a sample."""
         if mine not in self._groups:
             made = [
-                dist.new_group(
-                    list(mine), backend=name, timeout=_LONG, use_local_synchronization=True, group_desc=role
-                )
+                dist.new_group(list(mine), backend=name, timeout=_LONG, use_local_synchronization=True, group_desc=role)
                 for name, role in ((self.name, f"{self.name} under test"), ("gloo", f"{self.name} sync"))
             ]
             self._groups[mine] = (made[0], made[1])

@@ -5,12 +5,16 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
 from commbench.cli import fail
 from commbench.errors import CommbenchError, SpecError
+
+if TYPE_CHECKING:
+    from commbench.spec import SweepSpec
+    from commbench.world.discover import Place
 
 
 @click.command("sweep")
@@ -18,7 +22,9 @@ from commbench.errors import CommbenchError, SpecError
 @click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks (simulated: play them).")
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the spec and the place.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: results/NAME-UTC.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec, as in stop.ci=5%.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec, as in stop.ci=5%."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out: measure what is missing.")
 @click.option("--dry-run", is_flag=True, help="Print the cases and the expected time, measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (like show --json).")
@@ -41,60 +47,19 @@ def command(
     launch_index: int | None,
 ) -> NoReturn:
     """Measure what SPEC asks for: a YAML file, or the name of a shipped spec (commbench specs)."""
-    from commbench import jobs
-    from commbench.measure.launch import choose, die_with_parent
-    from commbench.report.progress import Progress
-    from commbench.spec import load
     from commbench.world.discover import discover
 
     place = discover(os.environ)
     if place and place.size > 1:
+        from commbench.measure.launch import die_with_parent
+
         die_with_parent()
     first = place is None or place.rank == 0
+    if seed is not None:
+        overrides = [*overrides, f"seed={seed}"]
+    asked = _Asked(spec, ranks, launcher, out, tuple(overrides), resume, dry_run, quiet, allow_single, launch_index)
     try:
-        if seed is not None:
-            overrides = [*overrides, f"seed={seed}"]
-        loaded = load(spec, overrides)
-        if resume and out is None:
-            raise SpecError("--resume needs --out DIR: which run is to go on?")
-        now = datetime.now(timezone.utc)
-        request = jobs.Request(
-            spec=loaded,
-            out=out or Path("results") / f"{loaded.name}-{now:%Y%m%dT%H%M%SZ}",
-            resume=resume,
-            created=now.isoformat(timespec="seconds"),
-            command=("commbench", *sys.argv[1:]),
-            launch=launch_index,
-            allow_single=allow_single,
-        )
-        inside = place is not None and not (ranks and place.size == 1)
-        if inside and ranks and place and ranks != place.size:
-            raise SpecError(f"-n {ranks} inside a launch of {place.size} ranks ({place.source}): leave -n out")
-        size = place.size if inside and place else ranks or (1 if allow_single else 0)
-        if dry_run:
-            if first:
-                _dry_run(loaded, size or 2)
-            sys.exit(0)
-        if size == 0:
-            raise SpecError(f"how many ranks? commbench sweep {spec} -n 2, or mpirun -n 2 commbench sweep {spec}")
-        jobs.check(request, size)
-        progress = Progress(sys.stderr, quiet or not first or launch_index is not None)
-        watcher = jobs.Watcher(progress.begin, progress.rows, _say)
-        with progress:
-            if loaded.backends == ("simulated",):
-                if inside:
-                    raise SpecError("backend simulated plays all ranks in one process: commbench sweep SPEC -n 64, without a launcher")
-                code = jobs.simulate(request, size, watcher)
-            elif inside or size == 1:
-                if not os.environ.get("SLURM_STEP_ID"):
-                    jobs.check_libraries(loaded.backends)
-                code = jobs.work(request, place if inside else None, watcher)
-            else:
-                chosen = launcher or choose(loaded.backends, os.environ)
-                if chosen != "srun":  # srun reaches machines that this one knows nothing about
-                    jobs.check_libraries(loaded.backends)
-                again = ["sweep", spec, *(f"--set={item}" for item in overrides)]
-                code = jobs.start(request, size, chosen, again, watcher)
+        folder, code = _sweep(asked, place, first)
     except CommbenchError as error:
         # All ranks meet the same mistake; one of them says so.
         if not first:
@@ -102,9 +67,75 @@ def command(
         fail(error)
     except KeyboardInterrupt:
         raise click.Abort from None
-    if first and launch_index is None:
-        _result(request.out, as_json, quiet)
+    if folder and first and launch_index is None:
+        _result(folder, as_json, quiet)
     sys.exit(code)
+
+
+class _Asked(NamedTuple):
+    spec: str
+    ranks: int | None
+    launcher: str | None
+    out: Path | None
+    overrides: tuple[str, ...]
+    resume: bool
+    dry_run: bool
+    quiet: bool
+    allow_single: bool
+    launch: int | None
+
+
+def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | None, int]:
+    """(the run folder, the exit code); no folder for a dry run."""
+    from commbench import jobs
+    from commbench.measure.launch import choose
+    from commbench.report.progress import Progress
+    from commbench.spec import load
+
+    spec = load(asked.spec, asked.overrides)
+    # One rank that Slurm made (an interactive step of salloc) is a shell, when -n asks for more.
+    inside = place if place and not (asked.ranks and place.size == 1) else None
+    if inside and asked.ranks and asked.ranks != inside.size:
+        raise SpecError(f"-n {asked.ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
+    size = inside.size if inside else asked.ranks or (1 if asked.allow_single else 0)
+    if asked.dry_run:
+        if first:
+            _dry_run(spec, size or 2)
+        return None, 0
+    if size == 0:
+        raise SpecError(
+            f"how many ranks? commbench sweep {asked.spec} -n 2, or mpirun -n 2 commbench sweep {asked.spec}"
+        )
+    if asked.resume and asked.out is None:
+        raise SpecError("--resume needs --out DIR: which run is to go on?")
+    now = datetime.now(timezone.utc)
+    request = jobs.Request(
+        spec=spec,
+        out=asked.out or Path("results") / f"{spec.name}-{now:%Y%m%dT%H%M%SZ}",
+        resume=asked.resume,
+        created=now.isoformat(timespec="seconds"),
+        command=("commbench", *sys.argv[1:]),
+        launch=asked.launch,
+        allow_single=asked.allow_single,
+    )
+    jobs.check(request, size)
+    silent = asked.quiet or not first or asked.launch is not None
+    with Progress(sys.stderr, silent) as progress:
+        watcher = jobs.Watcher(progress.begin, progress.rows, _say)
+        if spec.backends == ("simulated",):
+            if inside:
+                raise SpecError(
+                    "backend simulated plays all ranks in one process: start it without a launcher, with -n"
+                )
+            return request.out, jobs.simulate(request, size, watcher)
+        if inside or size == 1:
+            jobs.check_libraries(spec.backends)
+            return request.out, jobs.work(request, inside, watcher)
+        launcher = asked.launcher or choose(spec.backends, os.environ)
+        if launcher != "srun":  # srun reaches machines that this one knows nothing about
+            jobs.check_libraries(spec.backends)
+        again = ["sweep", asked.spec, *(f"--set={item}" for item in asked.overrides)]
+        return request.out, jobs.start(request, size, launcher, again, watcher)
 
 
 def _say(sentence: str) -> None:
@@ -122,16 +153,18 @@ def _result(folder: Path, as_json: bool, quiet: bool) -> None:
         click.echo(f"# run folder: {folder}   (commbench plot {folder} -o plot.png)")
 
 
-def _dry_run(loaded: "object", size: int) -> None:
-    from commbench.spec import SweepSpec, cases, estimate, rounded
+def _dry_run(loaded: "SweepSpec", size: int) -> None:
+    from commbench.collectives import COLLECTIVES
+    from commbench.spec import estimate, guess, rounded
     from commbench.units import format_bytes, format_time
 
-    assert isinstance(loaded, SweepSpec)
-    found = cases(loaded, [0] * size)
+    found = guess(loaded, size)
     for case in found:
-        redop = f" {case.redop}" if case.redop else ""
+        redop = f" {case.redop}" if COLLECTIVES[case.op].reduces else ""
         place = " in-place" if case.in_place else ""
-        click.echo(f"{case.backend} {case.op} {format_bytes(case.nbytes)} {case.dtype}{redop} {case.groups} {case.mode}{place}")
+        click.echo(
+            f"{case.backend} {case.op} {format_bytes(case.nbytes)} {case.dtype}{redop} {case.groups} {case.mode}{place}"
+        )
     for sentence in rounded(found, [0] * size):
         click.echo(f"# rounded: {sentence}")
     expected, most = estimate(loaded, found)

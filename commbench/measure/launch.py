@@ -50,7 +50,7 @@ def _mpirun(ranks: int, command: Sequence[str]) -> list[str]:
     if program is None:
         raise MissingLibrary("there is no mpirun on this machine: pip install 'commbench[mpi]' brings Open MPI's")
     try:
-        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)  # noqa: S603
+        answer = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LaunchError(f"{program} --version: {error}") from None
     options: list[str] = []
@@ -100,9 +100,7 @@ def argv(launcher: str, ranks: int, arguments: Sequence[str]) -> list[str]:
     return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments])
 
 
-def run(
-    command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None]
-) -> Launched:
+def run(command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None]) -> Launched:
     """Runs the command to its end.
 
     `progress` gives a number that grows while the job lives (the journal's size); when it has not grown for
@@ -110,7 +108,7 @@ def run(
     `say`; a launcher's own noise is kept for the message.
     """
     tail: collections.deque[str] = collections.deque(maxlen=12)
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

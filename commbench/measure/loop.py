@@ -99,7 +99,9 @@ class Loop:
         told = self._together(what, allowance, prepare)
         if told.unsupported or told.error:
             status = "failed" if told.error else "skipped"
-            return self._answer([msgspec.structs.replace(b, status=status, why=told.error or told.unsupported) for b in blank])
+            return self._answer(
+                [msgspec.structs.replace(b, status=status, why=told.error or told.unsupported) for b in blank]
+            )
         assert not isinstance(backend, str)
         measured = self._sample(what, allowance, case, op, groups, backend.timer)
         clock = op.clock if op else "host"
@@ -247,7 +249,9 @@ def _merged(outcomes: list[_Outcome]) -> _Outcome:
 def _judged(measurement: Measurement, group: tuple[int, ...], verdict: _Outcome) -> Measurement:
     """The measurement with the data check of its ranks; wrong data makes it failed."""
     if verdict.error or verdict.unsupported:
-        return msgspec.structs.replace(measurement, status="failed", why=f"data check: {verdict.error or verdict.unsupported}")
+        return msgspec.structs.replace(
+            measurement, status="failed", why=f"data check: {verdict.error or verdict.unsupported}"
+        )
     bad = [(rank, *verdict.checks[rank]) for rank in group if verdict.checks[rank][0] > 0]
     wrong = sum(count for _, count, _ in bad)
     if not bad:

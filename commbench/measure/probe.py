@@ -31,7 +31,9 @@ _NAMES = frozenset(
     )
 )  # fmt: skip
 # Inside the list still hidden: words that name a secret, and launchers' own addresses and argument lists.
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|COOKIE|PROXY|JWT|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$")
+_SECRET = re.compile(
+    r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|COOKIE|PROXY|JWT|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$"
+)
 _USERINFO = re.compile(r"//[^/\s]*@|^[^/\s:@]+:[^/\s@]+@")
 
 
@@ -117,7 +119,9 @@ def _machine(told: list[Identity], locals_: list[bytes], place: Place | None) ->
         here = [identity for identity, host in zip(told, host_of, strict=True) if host == index]
         cores = {core for identity in here for core in identity.cores}
         if len(here) > len(cores):
-            warnings.append(f"{len(here)} ranks on {name} share {len(cores)} cores: they wait for each other's time slices")
+            warnings.append(
+                f"{len(here)} ranks on {name} share {len(cores)} cores: they wait for each other's time slices"
+            )
     listed, hidden = environment(os.environ)
     return Machine(
         hosts=tuple(hosts),

@@ -65,7 +65,8 @@ class Progress:
         if self._silent or not rows:
             return
         row = rows[0]
-        last = f"{row.case.op} {format_bytes(row.nbytes or row.case.nbytes)} {row.case.backend} {row.case.groups}: {row.status}"
+        case, size = row.case, format_bytes(row.nbytes or row.case.nbytes)
+        last = f"{case.op} {size} {case.backend} {case.groups}: {row.status}"
         left = f"{format_time(self._left())} left"
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self._done, description=last, left=left)

@@ -1,6 +1,6 @@
 """What to measure: YAML -> validated spec -> cases. Every mistake is one line: file, line, key path."""
 
-from commbench.spec.grid import cases, estimate, order, rounded
+from commbench.spec.grid import cases, estimate, guess, order, rounded
 from commbench.spec.sweep import Axes, Simulated, Stop, SweepSpec, Warmup, differing, load
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "cases",
     "differing",
     "estimate",
+    "guess",
     "load",
     "order",
     "rounded",

@@ -16,7 +16,7 @@ import yaml
 
 from commbench.errors import SpecError, nearest
 
-MAX_FILE = 2**20
+MAX_FILE = 2**18
 MAX_DEPTH = 20
 _LONGEST = 1000  # characters of a complaint: a value of a megabyte is not repeated in full
 _CORE = "tag:yaml.org,2002:"
@@ -37,6 +37,8 @@ def show(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
         return "a mapping"
+    if isinstance(value, str) and len(value) > 60:
+        return f"{value[:60]!r}..."
     return "a list" if isinstance(value, list) else repr(value)
 
 
@@ -75,7 +77,7 @@ class Field:
             raise self.error(f"{show(self.value)} is not a mapping; known keys: {', '.join(sorted(known))}")
         for key in self.value:
             if key not in known:
-                raise self.child(key).error(f"unknown key {key!r}; {nearest(key, known)}")
+                raise self.child(key).error(f"unknown key {show(key)}; {nearest(key, known)}")
         return {key: self.child(key) for key in self.value}
 
 
@@ -189,7 +191,7 @@ def find(source: str) -> str:
     if source and os.path.exists(source):
         return source
     hint = nearest(source, known) + "; a path ends in .yaml or contains a /"
-    raise SpecError(one_line(f"unknown spec {source!r}; {hint}"))
+    raise SpecError(one_line(f"unknown spec {show(source)}; {hint}"))
 
 
 def _read_text(path: str) -> str:
@@ -206,7 +208,7 @@ def _read_text(path: str) -> str:
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MAX_FILE:
-        raise refuse(f"is larger than {MAX_FILE // 2**20} MiB; a spec is a short text")
+        raise refuse(f"is larger than {MAX_FILE // 2**10} KiB; a spec is a short text")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

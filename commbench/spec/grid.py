@@ -14,16 +14,17 @@ from commbench.spec.sweep import Axes, SweepSpec
 from commbench.spec.values import MAX_CASES, SETTINGS
 from commbench.units import format_bytes
 
-# What `estimate` believes about any machine. Crude on purpose, one place, calibrated against real runs of
-# `quick` and `latency`; a dry run promises no more than the order of magnitude.
-START_UP = 4.0  # seconds for a launch: interpreter, torch, rendezvous
-SETTLED = 5  # times min_samples until the interval is usually narrow enough
-SAMPLE = 1e-3  # seconds of a sample: calls are repeated until the clock does not matter
+# What `estimate` believes about any machine. Crude on purpose and in one place; set by runs of `quick` on two
+# cores that other work was using (gloo 23 to 56 s, mpi 8 and 19 s), so it is too low there and wants a quiet
+# machine. A dry run promises the order of magnitude.
+START_UP = 5.0  # seconds for a launch: interpreter, torch, rendezvous
+CONTROL = 0.1  # seconds for a case: preparing, agreeing, journalling, the sample that overshoots max_time
+NOISE = 0.2  # relative scatter of samples; the interval of a median is 2.45 * NOISE / sqrt(samples)
 WARM_CALLS = 20  # calls until the times are steady
-CONTROL = 0.02  # seconds for a case: preparing, agreeing, journalling
+PIPELINE = (20, 0.05, 2e-4)  # a throughput sample: so many calls, at most and at least so many seconds
 FILL = 2e8  # bytes per second of making and checking known data
 WIRE = 1e9  # bytes per second of any backend
-LATENCY = {"gloo": 1e-4, "mpi": 5e-6, "nccl": 2e-5, "simulated": 0.0}  # seconds of a call without bytes
+LATENCY = {"gloo": 1e-3, "mpi": 5e-6, "nccl": 2e-5, "simulated": 0.0}  # seconds of a call without bytes
 
 
 def _symbols(entry: str, axes: Axes, size: int) -> Iterator[str]:
@@ -107,12 +108,15 @@ def _of_op(axes: Axes, op: str, backend: str, symbols: Sequence[str]) -> Iterato
         )
 
 
-def cases(spec: SweepSpec, host_of: Sequence[int]) -> tuple[Case, ...]:
-    """The grid on a world of len(host_of) ranks, each case once, in the order of the spec."""
+def cases(spec: SweepSpec, host_of: Sequence[int], roots: bool = True) -> tuple[Case, ...]:
+    """The grid on a world of len(host_of) ranks, each case once, in the order of the spec.
+
+    `roots`: also refuse a root outside a group, which depends on who shares a host with whom.
+    """
     found: dict[Case, None] = {}
     for axes in spec.cases:
         symbols = [symbol for entry in axes.groups for symbol in _symbols(entry, axes, len(host_of))]
-        if any(COLLECTIVES[op].rooted for op in axes.op):
+        if roots and any(COLLECTIVES[op].rooted for op in axes.op):
             for symbol in symbols:
                 _check_root(axes, symbol, host_of)
         for backend, op in product(axes.backend, axes.op):
@@ -124,6 +128,11 @@ def cases(spec: SweepSpec, host_of: Sequence[int]) -> tuple[Case, ...]:
                         "use fewer sizes, or fewer groups"
                     )
     return tuple(found)
+
+
+def guess(spec: SweepSpec, size: int) -> tuple[Case, ...]:
+    """The grid before the hosts are known, as if all `size` ranks shared one."""
+    return cases(spec, [0] * size, roots=False)
 
 
 def order(cases: Sequence[Case], spec: SweepSpec, launch: int) -> tuple[Case, ...]:
@@ -156,20 +165,23 @@ def rounded(cases: Sequence[Case], host_of: Sequence[int], most: int = 4) -> lis
 def estimate(spec: SweepSpec, cases: Sequence[Case]) -> tuple[float, float]:
     """(expected, at most) seconds. The second is what the spec's own limits allow, not a promise.
 
-    A call takes latency + bytes / WIRE. A sample is a call, or as many as fill SAMPLE. A case takes warm-up
-    + samples until the interval is narrow (or max_time) + the data check + CONTROL.
+    A call takes latency + bytes / WIRE; a sample is a call, or a pipeline of them in throughput mode. A case
+    takes warm-up + samples until the interval is narrow (or max_time is over) + the data check + CONTROL.
     """
     expected = most = START_UP
+    stop = spec.stop
+    narrow = min(max((2.45 * NOISE / stop.ci) ** 2, stop.min_samples), stop.max_samples)
+    calls, longest, shortest = PIPELINE
     for case in cases:
         if case.backend == "simulated":  # its seconds are only counted, never waited for
-            expected += CONTROL
+            expected += CONTROL / 10
             most += CONTROL
             continue
         call = LATENCY[case.backend] + case.nbytes / WIRE
-        sample = max(SAMPLE, call)
-        least = spec.stop.min_samples * sample
-        needed = min(SETTLED * least, spec.stop.max_samples * sample)
+        sample = call
+        if case.mode == "throughput":
+            sample = max(min(calls * call, longest), shortest, call)
         fixed = CONTROL + (case.nbytes / FILL if spec.check else 0.0)
-        expected += fixed + min(spec.warmup.max_time, WARM_CALLS * call) + min(spec.stop.max_time, needed)
-        most += fixed + spec.warmup.max_time + max(spec.stop.max_time, least)
+        expected += fixed + min(spec.warmup.max_time, WARM_CALLS * call) + min(stop.max_time, narrow * sample)
+        most += fixed + spec.warmup.max_time + max(stop.max_time, stop.min_samples * sample)
     return expected * spec.launches, most * spec.launches

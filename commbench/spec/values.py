@@ -22,7 +22,7 @@ def choice(known: Collection[str], what: str) -> Reader:
         if isinstance(field.value, str) and field.value in known:
             return field.value
         if isinstance(field.value, str):
-            raise field.error(f"unknown {what} {field.value!r}; {nearest(field.value, known)}")
+            raise field.error(f"unknown {what} {show(field.value)}; {nearest(field.value, known)}")
         raise field.error(f"{show(field.value)} is not a {what}; known: {', '.join(sorted(known))}")
 
     return reader
@@ -138,8 +138,8 @@ def sizes(field: Field) -> tuple[int, ...]:
         except ValueError as error:
             raise entry.error(str(error)) from None
         # A range is counted before it is written out.
-        if len(found) + len(chosen) > MAX_CASES:
-            raise entry.error(f"{len(found):,} sizes are more than the {MAX_CASES:,} cases a sweep may have")
+        if (total := len(found) + len(chosen)) > MAX_CASES:
+            raise entry.error(f"{total:,} sizes are more than the {MAX_CASES:,} cases a sweep may have")
         chosen.update(dict.fromkeys(found))
     return tuple(chosen)
 
@@ -153,7 +153,7 @@ def group(field: Field) -> str:
         if field.value in ("every", "mesh"):
             raise field.error(f"{field.value!r} needs its numbers; write one of {_GROUPS}")
         if isinstance(field.value, str) and field.value not in NAMES:
-            raise field.error(f"unknown group {field.value!r}; {nearest(field.value, NAMES)}")
+            raise field.error(f"unknown group {show(field.value)}; {nearest(field.value, NAMES)}")
         if not isinstance(field.value, str):
             raise field.error(f"{show(field.value)} is not a group; write one of {_GROUPS}")
         return field.value

@@ -5,7 +5,8 @@ A run may hold 100,000 measurements, so samples are summarised in arrays of equa
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+import statistics
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ _BATCH = 2**21  # samples held as one array
 _ENOUGH = {0.95: 20, 0.99: 100}
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One line of the table: one group of one case, all its launches together. None: not known.
 
     Times are microseconds over the samples of all launches (each sample: the slowest rank); the median and
@@ -79,7 +80,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def layout(self) -> str:
         """As `groups`, but the rounds of `pairs` are one layout: only together do they meet every pair."""
-        return "pairs" if self.group.startswith("pairs/") else self.groups
+        symbol = self.group.partition("[")[0]
+        return "pairs" if symbol.startswith("pairs/") else symbol
 
     @property
     def half_width(self) -> float | None:
@@ -101,25 +103,29 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[Row]:
-    """The rows of a run. Control measurements are left out; of several answers to a question the last counts."""
-    answers: dict[tuple[Case, int], dict[int, Measurement]] = {}
-    for m in measurements:
-        if not m.control:
-            answers.setdefault((m.case, m.group), {})[m.launch] = m
-    several = {case.groups for case, group in answers if group}
-    keys = _sorted(answers)
-    pooled = [[m for _, m in sorted(answers[key].items())] for key in keys]
-    return [
-        _row(case, f"{case.groups}[{group}]" if case.groups in several else case.groups, launches, statistics)
-        for (case, group), launches, statistics in zip(keys, pooled, _statistics(pooled, confidence), strict=True)
-    ]
+    """The rows of a run, without control measurements; of several answers to one question the last counts."""
+    latest = {(m.case, m.group, m.launch): m for m in measurements if not m.control}
+    if not latest:
+        return []
+    answers = [latest[key] for key in _sorted(latest)]
+    starts = [k for k, m in enumerate(answers) if k == 0 or not _same_row(answers[k - 1], m)]
+    stops = [*starts[1:], len(answers)]
+    pooled = [_pooled(answers[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+    columns = _statistics(answers, np.array(starts), pooled, confidence)
+    columns |= _facts(pooled, columns["median_us"])
+    return list(map(Row, *(columns[field] for field in Row.__struct_fields__)))
 
 
-def _sorted(keys: Iterable[tuple[Case, int]]) -> list[tuple[Case, int]]:
-    """Series by series (all that is the same but the size), then by size and group."""
-    series = {key: _series(key[0]) for key in keys}
-    place = {one: k for k, one in enumerate(sorted(set(series.values())))}
-    return sorted(series, key=lambda key: (place[series[key]], key[0].nbytes, key[1]))
+def _sorted(keys: Collection[tuple[Case, int, int]]) -> list[tuple[Case, int, int]]:
+    """Series by series (all that is the same but the size), then by size, group and launch."""
+    of_case = {case: _series(case) for case, _, _ in keys}
+    place = {one: k for k, one in enumerate(sorted(set(of_case.values())))}
+    at = {case: (place[one], case.nbytes) for case, one in of_case.items()}
+    return sorted(keys, key=lambda key: (at[key[0]], key[1], key[2]))
+
+
+def _same_row(one: Measurement, other: Measurement) -> bool:
+    return one.group == other.group and one.case == other.case
 
 
 def _series(case: Case) -> tuple[Any, ...]:
@@ -142,44 +148,129 @@ def _natural(symbol: str) -> tuple[str | int, ...]:
     return tuple(int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", symbol)))
 
 
-def _statistics(pooled: Sequence[Sequence[Measurement]], confidence: float) -> Iterable[tuple[Any, ...]]:
-    """(median, low, high, between, min, p95, p99, mean, skew, slowest, share) of each row; None: not known."""
-    seconds, skew, slowest = (
-        [_joined([getattr(m, field) for m in launches]) for launches in pooled]
-        for field in ("seconds", "skew", "slowest")
+def _pooled(launches: Sequence[Measurement]) -> Measurement:
+    """The launches of one row as if they were one: all samples, the worst status, every reason."""
+    if len(launches) == 1:
+        return launches[0]
+    counted = [m.wrong for m in launches if m.wrong is not None]
+    sampled = [m for m in launches if m.seconds] or launches
+    return Measurement(
+        case=launches[0].case,
+        status=max((m.status for m in launches), key=_WORST.index),
+        why="; ".join(_distinct(m.why for m in launches)),
+        group=launches[0].group,
+        ranks=max(m.ranks for m in launches),
+        nbytes=max(m.nbytes for m in launches),
+        seconds=tuple(chain.from_iterable(m.seconds for m in launches)),
+        skew=tuple(chain.from_iterable(m.skew for m in launches)),
+        slowest=tuple(chain.from_iterable(m.slowest for m in launches)),
+        clock=sampled[0].clock,
+        wrong=sum(counted) if counted else None,
+        stopped=", ".join(_distinct(m.stopped for m in launches)),
     )
-    columns = (
-        *(_intervals([[m.seconds for m in launches if m.seconds] for launches in pooled], confidence) * 1e6),
-        *(_batched(seconds, 4, _order_statistics) * 1e6),
-        *(_batched(skew, 1, lambda batch: np.median(batch, axis=1)[None]) * 1e6),
-        *_batched(slowest, 2, _most_often),
+
+
+def _distinct(texts: Iterable[str]) -> Iterable[str]:
+    return dict.fromkeys(text for text in texts if text)
+
+
+def _facts(pooled: Sequence[Measurement], medians: Sequence[float | None]) -> dict[str, list[Any]]:
+    """The columns that are read off, and the bandwidths that follow from the median."""
+    cases = [m.case for m in pooled]
+    several = {m.case.groups for m in pooled if m.group}
+    catalogue = [COLLECTIVES[case.op] for case in cases]
+    nbytes = [
+        0 if collective.factor is None else m.nbytes or m.case.nbytes
+        for m, collective in zip(pooled, catalogue, strict=True)
+    ]
+    rates = [
+        bandwidths(m.case.op, moved, m.ranks or 1, median / 1e6 if median else 0.0)
+        for m, moved, median in zip(pooled, nbytes, medians, strict=True)
+    ]
+    return {
+        "op": [case.op for case in cases],
+        "backend": [case.backend for case in cases],
+        "nbytes": nbytes,
+        "dtype": [case.dtype for case in cases],
+        "redop": [c.redop if collective.reduces else None for c, collective in zip(cases, catalogue, strict=True)],
+        "mode": [case.mode for case in cases],
+        "group": [f"{m.case.groups}[{m.group}]" if m.case.groups in several else m.case.groups for m in pooled],
+        "ranks": [m.ranks or None for m in pooled],
+        "in_place": [case.in_place for case in cases],
+        "settings": [dict(case.settings) for case in cases],
+        "samples": [len(m.seconds) for m in pooled],
+        "algbw_gbps": [algbw for algbw, _ in rates],
+        "busbw_gbps": [busbw for _, busbw in rates],
+        "wrong": [m.wrong for m in pooled],
+        "status": [m.status for m in pooled],
+        "why": [m.why or None for m in pooled],
+        "stopped": [m.stopped or None for m in pooled],
+        "clock": [m.clock if m.seconds else None for m in pooled],
+        "root": [case.root for case in cases],
+        "asked": [case.nbytes for case in cases],
+    }
+
+
+def _statistics(
+    answers: Sequence[Measurement],
+    starts: "NDArray[np.int64]",
+    pooled: Sequence[Measurement],
+    confidence: float,
+) -> dict[str, list[Any]]:
+    """The columns that are computed from samples."""
+    launches, times = _times(answers, starts, pooled, confidence)
+    skew = _batched([m.skew for m in pooled], 1, lambda batch: np.median(batch, axis=1)[None])
+    slowest = _batched([m.slowest for m in pooled], 2, _most_often)
+    alone = np.array([m.ranks == 1 for m in pooled])  # nobody to be slower than
+    skew[:, alone] = slowest[:, alone] = np.nan
+    names = ("median_us", "ci_low_us", "ci_high_us", "between_us", "min_us", "p95_us", "p99_us", "mean_us")
+    return {
+        "launches": launches.tolist(),
+        **{name: _known(column * 1e6) for name, column in zip(names, times, strict=True)},
+        "skew_us": _known(skew[0] * 1e6),
+        "slowest": [None if rank is None else int(rank) for rank in _known(slowest[0])],
+        "slowest_share": _known(slowest[1]),
+    }
+
+
+def _known(column: "Floats") -> list[float | None]:
+    """None where there is no number."""
+    values: list[float | None] = column.tolist()
+    for k in np.flatnonzero(np.isnan(column)).tolist():
+        values[k] = None
+    return values
+
+
+def _times(
+    answers: Sequence[Measurement],
+    starts: "NDArray[np.int64]",
+    pooled: Sequence[Measurement],
+    confidence: float,
+) -> "tuple[NDArray[np.int64], Floats]":
+    """Launches with samples, and rows (median, low, high, between, min, p95, p99, mean)."""
+    out = np.full((8, len(pooled)), np.nan)
+    each = _batched(
+        [m.seconds for m in answers],
+        7,
+        lambda batch: np.concatenate((np.stack(median_interval(batch, confidence)), _order_statistics(batch))),
     )
-    return zip(*(np.where(np.isnan(column), None, column).tolist() for column in columns), strict=True)
+    sampled = ~np.isnan(each[0])
+    launches = np.add.reduceat(sampled.astype(np.int64), starts)
+    each = each[:, sampled]
+    first = np.cumsum(launches) - launches
+    for count in set(launches.tolist()) - {0}:
+        members = np.flatnonzero(launches == count)
+        medians, lows, highs = each[:3, first[members][:, None] + np.arange(count)]
+        out[:4, members] = pool_launches(medians, lows, highs, confidence)
+        if count == 1:  # nearly always, so the samples are not walked through again
+            out[4:, members] = each[3:, first[members]]
+        else:
+            out[4:, members] = _batched([pooled[k].seconds for k in members.tolist()], 4, _order_statistics)
+    return launches, out
 
 
-def _joined(parts: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
-    return parts[0] if len(parts) == 1 else tuple(chain.from_iterable(parts))
-
-
-def _intervals(samples: Sequence[Sequence[tuple[float, ...]]], confidence: float) -> "Floats":
-    """Rows (median, low, high, sd between launches); `samples` holds the launches of each row."""
-    within = _batched(
-        list(chain.from_iterable(samples)), 3, lambda batch: np.stack(median_interval(batch, confidence))
-    )
-    counts = np.array([len(launches) for launches in samples], dtype=np.int64)
-    first = np.cumsum(counts) - counts
-    out = np.full((4, len(samples)), np.nan)
-    for count in set(counts.tolist()) - {0}:
-        members = np.flatnonzero(counts == count)
-        medians, lows, highs = within[:, first[members][:, None] + np.arange(count)]
-        out[:, members] = pool_launches(medians, lows, highs, confidence)
-    return out
-
-
-def _batched(
-    samples: Sequence[tuple[float, ...]], width: int, summarise: "Callable[[Floats], Floats]"
-) -> "Floats":
-    """`summarise` (rows x n samples -> width x rows) over all samples of equal count; NaN where there are none."""
+def _batched(samples: Sequence[tuple[float, ...]], width: int, summarise: "Callable[[Floats], Floats]") -> "Floats":
+    """`summarise` (rows x n samples -> width x rows) over all samples of equal count; NaN where none are."""
     by_length: dict[int, list[int]] = {}
     for k, one in enumerate(samples):
         by_length.setdefault(len(one), []).append(k)
@@ -190,7 +281,8 @@ def _batched(
         for start in range(0, len(members), step):
             batch = members[start : start + step]
             values = chain.from_iterable([samples[k] for k in batch])
-            out[:, batch] = summarise(np.fromiter(values, np.float64, len(batch) * length).reshape(-1, length))
+            array = np.fromiter(values, np.float64, len(batch) * length)
+            out[:, batch] = summarise(array.reshape(-1, length))
     return out
 
 
@@ -211,65 +303,17 @@ def _most_often(batch: "Floats") -> "Floats":
     starts = np.ones(ordered.shape, dtype=bool)
     starts[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     run = index + 1 - np.maximum.accumulate(np.where(starts, index, 0), axis=1)
-    at = run.argmax(axis=1)[:, None]
-    return np.concatenate((np.take_along_axis(ordered, at, axis=1), np.take_along_axis(run, at, axis=1) / n), 1).T
-
-
-def _row(case: Case, group: str, launches: Sequence[Measurement], statistics: tuple[Any, ...]) -> Row:
-    median, low, high, between, least, p95, p99, mean, skew, slowest, share = statistics
-    collective = COLLECTIVES[case.op]
-    ranks = max(m.ranks for m in launches) or None
-    nbytes = 0 if collective.factor is None else max(m.nbytes for m in launches) or case.nbytes
-    algbw, busbw = bandwidths(case.op, nbytes, ranks or 1, median / 1e6 if median else 0.0)
-    counted = [m.wrong for m in launches if m.wrong is not None]
-    sampled = [m for m in launches if m.seconds]
-    alone = ranks == 1  # nobody to be slower than
-    return Row(
-        op=case.op,
-        backend=case.backend,
-        nbytes=nbytes,
-        dtype=case.dtype,
-        redop=case.redop if collective.reduces else None,
-        mode=case.mode,
-        group=group,
-        ranks=ranks,
-        in_place=case.in_place,
-        settings=dict(case.settings),
-        launches=len(sampled),
-        samples=sum(len(m.seconds) for m in sampled),
-        median_us=median,
-        ci_low_us=low,
-        ci_high_us=high,
-        min_us=least,
-        p95_us=p95,
-        p99_us=p99,
-        mean_us=mean,
-        skew_us=None if alone else skew,
-        algbw_gbps=algbw,
-        busbw_gbps=busbw,
-        wrong=sum(counted) if counted else None,
-        status=max((m.status for m in launches), key=_WORST.index),
-        why=_distinct((m.why for m in launches), "; "),
-        stopped=_distinct((m.stopped for m in launches), ", "),
-        clock=_distinct((m.clock for m in sampled), ", "),
-        root=case.root,
-        asked=case.nbytes,
-        between_us=between,
-        slowest=None if alone or slowest is None else int(slowest),
-        slowest_share=None if alone else share,
-    )
-
-
-def _distinct(texts: Iterable[str], separator: str) -> str | None:
-    return separator.join(dict.fromkeys(text for text in texts if text)) or None
+    at = run.argmax(axis=1)
+    row = np.arange(len(batch))
+    return np.stack([ordered[row, at], run[row, at] / n])
 
 
 def spread(rows: Iterable[Row]) -> list[Spread]:
     """For each case that several groups answered: the fastest, the median and the slowest of them."""
-    cases: dict[tuple[Any, ...], list[Row]] = {}
+    cases: dict[tuple[Any, ...], list[tuple[float, Row]]] = {}
     for row in rows:
         if row.median_us is not None:
-            cases.setdefault((*series(row), row.asked), []).append(row)
+            cases.setdefault((*series(row), row.asked), []).append((row.median_us, row))
     return [_spread(group) for group in cases.values() if len(group) > 1]
 
 
@@ -288,16 +332,15 @@ def series(row: Row) -> tuple[Any, ...]:
     )
 
 
-def _spread(group: Sequence[Row]) -> Spread:
-    times = {id(row): row.median_us or 0.0 for row in group}
-    fastest = min(group, key=lambda row: times[id(row)])
-    slowest = max(group, key=lambda row: times[id(row)])
-    rates = [row.busbw_gbps for row in group if row.busbw_gbps is not None]
+def _spread(group: Sequence[tuple[float, Row]]) -> Spread:
+    ordered = sorted(group, key=lambda timed: timed[0])
+    (best, fastest), (worst, slowest) = ordered[0], ordered[-1]
+    rates = [row.busbw_gbps for _, row in group if row.busbw_gbps is not None]
     return Spread(
         groups=len(group),
         fastest=fastest,
         slowest=slowest,
-        median_us=float(np.median([*times.values()])),
-        median_busbw_gbps=float(np.median(rates)) if rates else None,
-        ratio=times[id(slowest)] / times[id(fastest)] if times[id(fastest)] else None,
+        median_us=statistics.median(time for time, _ in group),
+        median_busbw_gbps=statistics.median(rates) if rates else None,
+        ratio=worst / best if best else None,
     )

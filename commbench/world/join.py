@@ -40,7 +40,9 @@ def _mpi(place: Place) -> World:
     try:
         from commbench.world.mpi import MpiWorld
     except ImportError as error:
-        raise MissingLibrary(f"{place.launcher} started this job, which needs mpi4py: pip install mpi4py ({error})") from None
+        raise MissingLibrary(
+            f"{place.launcher} started this job, which needs mpi4py: pip install mpi4py ({error})"
+        ) from None
     except RuntimeError as error:  # mpi4py found no MPI library to load
         raise MissingLibrary(
             f"mpi4py found no MPI library ({str(error).splitlines()[0]}): pip install 'commbench[mpi]' brings one"
@@ -52,7 +54,9 @@ def _torch(place: Place) -> World:
     try:
         from commbench.world.torch import TorchWorld
     except ImportError as error:
-        raise MissingLibrary(f"{place.launcher} started this job, which needs PyTorch: pip install torch ({error})") from None
+        raise MissingLibrary(
+            f"{place.launcher} started this job, which needs PyTorch: pip install torch ({error})"
+        ) from None
     try:
         return TorchWorld(place)
     except OSError as error:

@@ -51,7 +51,9 @@ class MpiWorld:
         length = int.from_bytes(head[:8].tobytes(), "little")
         if length <= _INLINE:
             return head[8 : 8 + length].tobytes()
-        rest = np.frombuffer(data[_INLINE:], np.uint8).copy() if self.rank == 0 else np.zeros(length - _INLINE, np.uint8)
+        rest = (
+            np.frombuffer(data[_INLINE:], np.uint8).copy() if self.rank == 0 else np.zeros(length - _INLINE, np.uint8)
+        )
         self._comm.Bcast(rest, 0)
         return head[8:].tobytes() + rest.tobytes()
 

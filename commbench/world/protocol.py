@@ -58,7 +58,7 @@ def slowest(world: World, groups: Groups, times: Times) -> list[GroupTimes]:
     """
     ticks = np.rint(times / _TICK).astype(np.int64)
     samples = times.shape[1] if times.size else 0
-    rows = {rank: row for rank, row in zip(world.ranks, ticks, strict=False)}
+    rows = dict(zip(world.ranks, ticks, strict=False))
     if len(world.ranks) > 1:  # a simulated world: all ranks are here, in the order of the groups
         rows = dict(zip([rank for group in groups for rank in group], ticks, strict=True))
         packed = [np.stack([_pack(rows[rank], rank) for rank in group]).max(axis=0) for group in groups]

@@ -53,9 +53,7 @@ def addresses() -> list[str]:
 class RollCall:
     """One a rank. Rank 0 listens; the others keep one idle connection to it."""
 
-    def __init__(
-        self, rank: int, size: int, share: Callable[[bytes], bytes], say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, rank: int, size: int, share: Callable[[bytes], bytes], say: Callable[[str], None]) -> None:
         self._say = say
         self._rank, self._names = rank, [f"rank {r}" for r in range(size)]
         self._step = Step(0, "start", float("inf"))

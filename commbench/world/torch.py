@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ class TorchWorld:
         parts = self.gather(out.numpy().tobytes() if mine and mine[0] == self.rank else b"")
         return [np.frombuffer(parts[group[0]], np.int64) for group in groups] if self.rank == 0 else []
 
-    def _sub(self, mine: tuple[int, ...]) -> dist.ProcessGroup:
+    def _sub(self, mine: tuple[int, ...]) -> Any:
         if len(mine) == self.size:
             return self._group
         if mine not in self._subs:

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commbench.errors import SpecError
@@ -17,6 +17,7 @@ meshes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(
 )
 
 
+@settings(deadline=None)
 @given(host_lists, st.data())
 def test_groups_are_disjoint_sorted_and_of_this_world(host_of: list[int], data: st.DataObject) -> None:
     size = len(host_of)
@@ -32,6 +33,7 @@ def test_groups_are_disjoint_sorted_and_of_this_world(host_of: list[int], data: 
         assert len(ranks) == (size - size % 2 if symbol.startswith("pairs") else size)
 
 
+@settings(deadline=None)
 @given(host_lists)
 def test_node_and_rail_cross_each_other_in_one_rank(host_of: list[int]) -> None:
     nodes, rails = expand("node", host_of), expand("rail", host_of)
@@ -46,6 +48,7 @@ def test_all_rounds_of_pairs_meet_every_pair_once(size: int) -> None:
     assert sorted(met) == sorted(combinations(range(size), 2))
 
 
+@settings(deadline=None)
 @given(meshes)
 def test_mesh_groups_partition_the_world_as_numpy_reshapes(axes: tuple[tuple[str, int], ...]) -> None:
     total = math.prod(size for _, size in axes)
@@ -69,8 +72,25 @@ def test_mesh_by_hand() -> None:
 
 @pytest.mark.parametrize(
     "symbol",
-    ["", "worlds", "world/1", "every", "every:0", "every:x", "pairs", "pairs/x", "mesh", "mesh(dp)/dp", "mesh()/dp"]
-    + ["mesh(dp=8)/tp", "mesh(dp=4)/dp", "mesh(dp=0)/dp", "mesh(dp=8)/dp#1", "mesh(dp=4,tp=2)", "mesh(dp=8)/dp#x"],
+    [
+        "",
+        "worlds",
+        "world/1",
+        "every",
+        "every:0",
+        "every:x",
+        "pairs",
+        "pairs/x",
+        "mesh",
+        "mesh(dp)/dp",
+        "mesh()/dp",
+        "mesh(dp=8)/tp",
+        "mesh(dp=4)/dp",
+        "mesh(dp=0)/dp",
+        "mesh(dp=8)/dp#1",
+        "mesh(dp=4,tp=2)",
+        "mesh(dp=8)/dp#x",
+    ],
 )
 def test_what_is_not_a_layout_is_a_sentence(symbol: str) -> None:
     with pytest.raises(SpecError, match="is not a layout"):

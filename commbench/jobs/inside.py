@@ -1,50 +1,28 @@
-"""The story of each command. The only module that knows spec, measuring and store together."""
+"""A sweep inside a launch: one rank's part of it, or all ranks of a simulated world."""
 
-import os
-import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import median
 
 import msgspec
 
 from commbench import __version__, store
 from commbench.backends import base
-from commbench.errors import CommbenchError, LaunchError, MissingLibrary, SpecError, Unsupported
+from commbench.errors import CommbenchError, FolderError, LaunchError, MissingLibrary, SpecError, Unsupported
+from commbench.jobs.request import Request, Say, Watcher, canonical, exit_code, same_spec
 from commbench.layouts import expand
-from commbench.measure import launch, probe
+from commbench.measure import probe
 from commbench.measure.loop import Loop, Options
 from commbench.measure.worker import Worker
 from commbench.records import Case, Machine, Measurement, Run
-from commbench.spec import SweepSpec, differing, grid
+from commbench.spec import SweepSpec, grid
 from commbench.stats.stopping import Limits
 from commbench.world import World
 from commbench.world.discover import Place
 from commbench.world.join import join
 from commbench.world.rollcall import RollCall
 from commbench.world.single import SingleWorld
-
-Say = Callable[[str], None]
-
-
-class Request(NamedTuple):
-    """What the command line asked for. `launch` is set in ranks that commbench itself started."""
-
-    spec: SweepSpec
-    out: Path
-    resume: bool
-    created: str  # UTC, ISO 8601
-    command: tuple[str, ...]
-    launch: int | None = None
-    allow_single: bool = False
-
-
-class Watcher(NamedTuple):
-    """Where progress goes: the number of cases to come, then each case's rows."""
-
-    begin: Callable[[int, float], None]
-    rows: Callable[[Sequence[Measurement]], None]
-    say: Say
 
 
 class _Grid:
@@ -59,32 +37,6 @@ class _Grid:
 
     def tell(self, answers: Sequence[Measurement]) -> None:
         pass
-
-
-def check(request: Request, size: int) -> None:
-    """Everything that can be refused before any rank is started. Raises SpecError or MissingLibrary."""
-    spec = request.spec
-    if size == 1 and not request.allow_single:
-        raise SpecError(
-            "a world of one rank moves nothing between ranks, so it has no bus bandwidth: start more "
-            "(mpirun -n 2, or -n 2), or measure it all the same with --allow-single"
-        )
-    if "simulated" in spec.backends and len(spec.backends) > 1:
-        raise SpecError("backend simulated does not mix with real ones in one run: the clock is not the same")
-    grid.cases(spec, [0] * size)
-
-
-def check_libraries(backends: Sequence[str]) -> None:
-    """Refuses a run that could measure nothing on this machine. Raises MissingLibrary with what was found."""
-    if tuple(backends) == ("nccl",) and not probe.gpus():
-        raise MissingLibrary(
-            f"this spec measures NCCL, but this machine has no NVIDIA GPU (no /dev/nvidia0; {probe.installed('torch')}); "
-            "for CPU ranks add --set backend=gloo"
-        )
-    needs = {"gloo": "torch", "nccl": "torch", "mpi": "mpi4py"}
-    missing = {needs[name] for name in backends if name in needs and probe.installed(needs[name]).endswith("missing")}
-    if missing and all(needs.get(name) in missing for name in backends):
-        raise MissingLibrary(f"this spec needs {' and '.join(sorted(missing))}: pip install {' '.join(sorted(missing))}")
 
 
 def simulate(request: Request, size: int, watcher: Watcher) -> int:
@@ -108,9 +60,8 @@ def work(request: Request, place: Place | None, watcher: Watcher) -> int:
     try:
         return _measure(request, world, rollcall, place, watcher)
     except CommbenchError as error:
-        if world.rank == 0 or not rollcall:
+        if rollcall and world.rank == 0:  # the others wait for rank 0's word
             watcher.say(str(error))
-        if rollcall and world.rank == 0:
             rollcall.dismiss(error.exit_code)
         raise
     except Exception as error:
@@ -121,9 +72,6 @@ def work(request: Request, place: Place | None, watcher: Watcher) -> int:
 
 def _report(rollcall: RollCall, world: World, error: Exception, say: Say) -> None:
     """One rank's uncaught error ends the whole job: the others may be waiting for it for ever."""
-    import time
-    import traceback
-
     traceback.print_exc()
     if world.rank == 0:
         say(f"rank 0 raised {type(error).__name__}: {error}")
@@ -133,9 +81,7 @@ def _report(rollcall: RollCall, world: World, error: Exception, say: Say) -> Non
     world.abort(LaunchError.exit_code)
 
 
-def _measure(
-    request: Request, world: World, rollcall: RollCall | None, place: Place | None, watcher: Watcher
-) -> int:
+def _measure(request: Request, world: World, rollcall: RollCall | None, place: Place | None, watcher: Watcher) -> int:
     """The sweep itself, the same for real and simulated worlds."""
     spec, index = request.spec, request.launch or 0
     simulated = spec.backends == ("simulated",)
@@ -157,7 +103,12 @@ def _measure(
         worker.run(None, None, lambda rows: None)
         code = int(world.share(b"").decode())
     else:
-        facts = {key: value for backend in backends.values() if not isinstance(backend, str) for key, value in backend.facts.items()}
+        facts = {
+            key: value
+            for backend in backends.values()
+            if not isinstance(backend, str)
+            for key, value in backend.facts.items()
+        }
         machine = msgspec.structs.replace(machine, facts={**machine.facts, **facts, **_timers(backends)})
         journal, missing, control = _open(request, machine)
         if rollcall:
@@ -201,7 +152,9 @@ def _backend(name: str, world: World, spec: SweepSpec) -> base.Backend:
         return made
     if name == "mpi" and type(world).__name__ == "TorchWorld":
         # Importing mpi4py here would make every rank an MPI world of its own.
-        raise Unsupported("these ranks are no MPI world (not started by mpirun, mpiexec or srun --mpi): start them with mpirun")
+        raise Unsupported(
+            "these ranks are no MPI world (not started by mpirun, mpiexec or srun --mpi): start them with mpirun"
+        )
     backend: base.Backend = base.load(name)(world)
     return backend
 
@@ -214,7 +167,6 @@ def _open(request: Request, machine: Machine) -> tuple[store.Journal, list[Case]
     """(the run folder, the cases that are missing, one case to measure again when a run is resumed)."""
     spec, index = request.spec, request.launch or 0
     cases = grid.cases(spec, machine.host_of)
-    canonical: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec.canonical()))
     go_on = (request.resume or index > 0) and (request.out / "run.json").exists()
     if not go_on:
         run = Run(
@@ -223,18 +175,16 @@ def _open(request: Request, machine: Machine) -> tuple[store.Journal, list[Case]
             created=request.created,
             commbench=__version__,
             seed=spec.seed,
-            spec=canonical,
+            spec=canonical(spec),
             machine=machine,
             command=request.command,
         )
         return store.create(request.out, run), list(grid.order(cases, spec, index)), None
-    before = store.load_run(request.out)
-    if changed := differing(before.spec, canonical):
-        raise store.FolderError(f"{request.out} holds a run of another spec ({', '.join(changed)} differ); choose another --out")
+    before = same_spec(request)
     if before.machine.host_of != machine.host_of:
-        raise store.FolderError(
-            f"{request.out} was measured with {before.machine.size} ranks on {len(before.machine.hosts)} hosts, this job has "
-            f"{machine.size} on {len(machine.hosts)}; resume with the same layout, or choose another --out"
+        raise FolderError(
+            f"{request.out} was measured with {before.machine.size} ranks on {len(before.machine.hosts)} hosts, "
+            f"this job has {machine.size} on {len(machine.hosts)}; resume with the same layout, or choose another --out"
         )
     journal = store.reopen(request.out, lambda case: len(expand(case.groups, machine.host_of)))
     done = journal.done(lambda case: len(expand(case.groups, machine.host_of)))
@@ -252,16 +202,12 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
 
 
 def _report_drift(measured: Sequence[Measurement], again: Sequence[Measurement], say: Say) -> None:
-    from statistics import median
-
     for row in again:
         first = next((m for m in measured if m.case == row.case and m.group == row.group and m.seconds), None)
         if first and row.seconds:
-            ratio = median(row.seconds) / median(first.seconds)
-            say(
-                f"control case {row.case.op} {row.nbytes} B {row.case.backend}: {median(first.seconds) * 1e6:.4g} us before, "
-                f"{median(row.seconds) * 1e6:.4g} us now ({ratio:.2f} times)"
-            )
+            was, now = median(first.seconds) * 1e6, median(row.seconds) * 1e6
+            case = f"{row.case.op} {row.nbytes} B {row.case.backend}"
+            say(f"control case {case}: {was:.4g} us before, {now:.4g} us now ({now / was:.2f} times)")
 
 
 def _on_end(worker: Worker, journal: store.Journal, index: int, say: Say) -> Callable[[str, str, str], None]:
@@ -274,91 +220,3 @@ def _on_end(worker: Worker, journal: store.Journal, index: int, say: Say) -> Cal
         say(f"{kind}: {sentence} in {what}; {kept} rows are kept in {journal.folder}, --resume goes on from there")
 
     return end
-
-
-def exit_code(measurements: Sequence[Measurement], expected: int) -> int:
-    """0 all measured; 1 wrong data or errors; 3 nothing could be measured; 4 hung, or cases are missing."""
-    rows = {(m.case.key, m.group, m.launch): m.status for m in measurements if not m.control}
-    states = set(rows.values())
-    if "failed" in states:
-        return 1
-    if "hung" in states or len({key for key, _, _ in rows}) < expected:
-        return 4
-    return 0 if "ok" in states else 3
-
-
-def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str], watcher: Watcher) -> int:
-    """Starts the launches of a sweep one after another, and judges by the run folder alone."""
-    spec = request.spec
-    journal = request.out / "journal.jsonl"
-    before = journal.stat().st_size if journal.exists() else 0
-    if (request.out / "run.json").exists() and not request.resume:
-        raise store.FolderError(f"{request.out} already holds a run; --resume goes on with it, another --out keeps both")
-    expected = grid.cases(spec, [0] * ranks)
-    most = grid.estimate(spec, expected)[1] / spec.launches / max(1, len(expected))
-    patience = 60.0 + 3 * (spec.deadline + most)
-    watcher.begin(len(expected) * spec.launches, grid.estimate(spec, expected)[0])
-    follower = _Follower(journal, before, watcher.rows)
-    for index in range(spec.launches):
-        own = [*arguments, "--out", str(request.out), "--launch", str(index)]
-        if request.resume or index > 0:
-            own.append("--resume")
-        command = launch.argv(launcher, ranks, own)
-        ended = launch.run(command, follower.look, patience, watcher.say)
-        if not _complete(request.out, spec, index):
-            raise _incomplete(request.out, command, ended, index)
-        if ended.code == SpecError.exit_code:
-            raise CommbenchError(f"the ranks refused to run: {ended.tail[-1] if ended.tail else 'no message'}")
-    run, rows = store.load(request.out)
-    return exit_code(rows, len(grid.cases(spec, run.machine.host_of)))
-
-
-class _Follower:
-    """Reads the journal that rank 0 writes, for the progress of the process that started it."""
-
-    def __init__(self, path: Path, offset: int, told: Callable[[Sequence[Measurement]], None]) -> None:
-        self._path, self._offset, self._told = path, offset, told
-
-    def look(self) -> int:
-        """Passes new whole lines on; returns how far the journal has grown."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read()
-        except OSError:
-            return self._offset
-        *lines, _ = data.split(b"\n")
-        by_case: dict[str, list[Measurement]] = {}
-        for line in lines:
-            self._offset += len(line) + 1
-            try:
-                row = store.decode_line(line)
-            except ValueError:
-                continue  # torn, and written again by a resumed launch
-            if not row.control:
-                by_case.setdefault(row.case.key, []).append(row)
-        for rows in by_case.values():
-            self._told(rows)
-        return self._offset
-
-
-def _complete(folder: Path, spec: SweepSpec, index: int) -> bool:
-    try:
-        run, rows = store.load(folder)
-    except store.FolderError:
-        return False
-    wanted = {case.key for case in grid.cases(spec, run.machine.host_of)}
-    return wanted <= {m.case.key for m in rows if m.launch == index and not m.control and m.status != "hung"}
-
-
-def _incomplete(folder: Path, command: Sequence[str], ended: launch.Launched, index: int) -> CommbenchError:
-    """Why a launch ended early, as far as it can be told: the rank's own sentence, else the launcher's last lines."""
-    said = [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]
-    noise = [line for line in ended.tail if line.strip()]
-    why = ended.stopped or (said[-1] if said else " | ".join(noise[-3:])) or "it printed nothing"
-    kept = f"rows measured before are kept in {folder}" if (folder / "run.json").exists() else "nothing was measured"
-    sentence = f"launch {index} ended early (exit {ended.code} of {os.path.basename(command[0])}): {why}; {kept}"
-    # A mistake in the spec, found by the ranks, stays a usage error.
-    return SpecError(sentence) if ended.code == SpecError.exit_code else LaunchError(sentence)
-
-

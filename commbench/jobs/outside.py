@@ -1,0 +1,89 @@
+"""A sweep that starts its ranks itself: one launch after another, judged by the run folder alone."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from commbench import store
+from commbench.errors import CommbenchError, FolderError, LaunchError, SpecError
+from commbench.jobs.request import Request, Watcher, exit_code, same_spec
+from commbench.measure import launch
+from commbench.records import Measurement
+from commbench.spec import SweepSpec, grid
+
+
+def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str], watcher: Watcher) -> int:
+    """Starts the launches of a sweep one after another, and judges by the run folder alone."""
+    spec = request.spec
+    journal = request.out / "journal.jsonl"
+    before = journal.stat().st_size if journal.exists() else 0
+    if (request.out / "run.json").exists():
+        if not request.resume:
+            raise store.already(request.out)
+        same_spec(request)
+    expected = grid.guess(spec, ranks)
+    most = grid.estimate(spec, expected)[1] / spec.launches / max(1, len(expected))
+    patience = 60.0 + 3 * (spec.deadline + most)
+    watcher.begin(len(expected) * spec.launches, grid.estimate(spec, expected)[0])
+    follower = _Follower(journal, before, watcher.rows)
+    for index in range(spec.launches):
+        own = [*arguments, "--out", str(request.out), "--launch", str(index)]
+        if request.resume or index > 0:
+            own.append("--resume")
+        command = launch.argv(launcher, ranks, own)
+        ended = launch.run(command, follower.look, patience, watcher.say)
+        if not _complete(request.out, spec, index):
+            raise _incomplete(request.out, command, ended, index)
+        if ended.code == SpecError.exit_code:
+            raise CommbenchError(f"the ranks refused to run: {ended.tail[-1] if ended.tail else 'no message'}")
+    run, rows = store.load(request.out)
+    return exit_code(rows, len(grid.cases(spec, run.machine.host_of)))
+
+
+class _Follower:
+    """Reads the journal that rank 0 writes, for the progress of the process that started it."""
+
+    def __init__(self, path: Path, offset: int, told: Callable[[Sequence[Measurement]], None]) -> None:
+        self._path, self._offset, self._told = path, offset, told
+
+    def look(self) -> int:
+        """Passes new whole lines on; returns how far the journal has grown."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError:
+            return self._offset
+        *lines, _ = data.split(b"\n")
+        by_case: dict[str, list[Measurement]] = {}
+        for line in lines:
+            self._offset += len(line) + 1
+            try:
+                row = store.decode_line(line)
+            except ValueError:
+                continue  # torn, and written again by a resumed launch
+            if not row.control:
+                by_case.setdefault(row.case.key, []).append(row)
+        for rows in by_case.values():
+            self._told(rows)
+        return self._offset
+
+
+def _complete(folder: Path, spec: SweepSpec, index: int) -> bool:
+    try:
+        run, rows = store.load(folder)
+    except FolderError:
+        return False
+    wanted = {case.key for case in grid.cases(spec, run.machine.host_of)}
+    return wanted <= {m.case.key for m in rows if m.launch == index and not m.control and m.status != "hung"}
+
+
+def _incomplete(folder: Path, command: Sequence[str], ended: launch.Launched, index: int) -> CommbenchError:
+    """Why a launch ended early, as far as it can be told: the rank's own sentence, else the launcher's last lines."""
+    said = [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]
+    noise = [line for line in ended.tail if line.strip()]
+    why = ended.stopped or (said[-1] if said else " | ".join(noise[-3:])) or "it printed nothing"
+    kept = f"rows measured before are kept in {folder}" if (folder / "run.json").exists() else "nothing was measured"
+    sentence = f"launch {index} ended early (exit {ended.code} of {os.path.basename(command[0])}): {why}; {kept}"
+    # A mistake in the spec, found by the ranks, stays a usage error.
+    return SpecError(sentence) if ended.code == SpecError.exit_code else LaunchError(sentence)
