@@ -30,7 +30,7 @@ def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str],
         own = [*arguments, "--out", str(request.out), "--launch", str(index)]
         if request.resume or index > 0:
             own.append("--resume")
-        command = launch.argv(launcher, ranks, own)
+        command = launch.argv(launcher, ranks, own, spec.backends)
         ended = launch.run(command, follower.look, patience, watcher.say)
         if not _complete(request.out, spec, index):
             raise _incomplete(request.out, command, ended, index)

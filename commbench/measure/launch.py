@@ -43,7 +43,7 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _mpirun(ranks: int, command: Sequence[str]) -> list[str]:
+def _mpirun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list[str]:
     if importlib.util.find_spec("mpi4py") is None:
         raise MissingLibrary("mpirun needs mpi4py in the ranks: pip install mpi4py")
     program = _program("mpirun") or _program("mpiexec")
@@ -57,27 +57,30 @@ def _mpirun(ranks: int, command: Sequence[str]) -> list[str]:
     if "Open MPI" in answer.stdout + answer.stderr or "open-mpi" in answer.stdout:
         if os.geteuid() == 0:
             options += ["--allow-run-as-root"]
+        if set(backends) & {"gloo", "nccl"}:
+            # Open MPI binds each rank to a core, which Gloo's threads would then have to share.
+            options += ["--bind-to", "none"]
         if ranks > _usable_cores():
             # Ranks that poll while they wait would keep the others from running at all.
             options += ["--map-by", ":OVERSUBSCRIBE", "--mca", "mpi_yield_when_idle", "1"]
     return [program, "-n", str(ranks), *options, *command]
 
 
-def _torchrun(ranks: int, command: Sequence[str]) -> list[str]:
+def _torchrun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list[str]:
     if importlib.util.find_spec("torch") is None:
         raise MissingLibrary("torchrun needs PyTorch: pip install torch")
     module = list(command[1:])  # torchrun starts Python itself: `-m commbench ...`
     return [command[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *module]
 
 
-def _srun(ranks: int, command: Sequence[str]) -> list[str]:
+def _srun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list[str]:
     program = _program("srun")
     if program is None:
         raise MissingLibrary("there is no srun on this machine; use --launcher mpirun or torchrun")
     return [program, "-n", str(ranks), "--kill-on-bad-exit=1", *command]
 
 
-LAUNCHERS: dict[str, Callable[[int, Sequence[str]], list[str]]] = {
+LAUNCHERS: dict[str, Callable[[int, Sequence[str], Sequence[str]], list[str]]] = {
     "mpirun": _mpirun,
     "torchrun": _torchrun,
     "srun": _srun,
@@ -93,11 +96,11 @@ def choose(backends: Sequence[str], env: Mapping[str, str]) -> str:
     return "torchrun"
 
 
-def argv(launcher: str, ranks: int, arguments: Sequence[str]) -> list[str]:
+def argv(launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence[str]) -> list[str]:
     """The whole command that starts `ranks` processes of this Python with `-m commbench ARGUMENTS`."""
     if launcher not in LAUNCHERS:
         raise SpecError(f"--launcher: unknown launcher {launcher!r}; {nearest(launcher, LAUNCHERS)}")
-    return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments])
+    return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments], backends)
 
 
 def run(command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None]) -> Launched:

@@ -7,6 +7,7 @@ Cells are made column by column: 100,000 rows take about a second.
 
 import csv
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,8 +26,6 @@ _MOST_ROUNDED = 6
 _Columns = dict[str, list[str]]
 _Reason = tuple[Status, str | None]
 _Notes = Mapping[_Reason, int]
-
-
 # The order in which columns give way to titles where lines become too long.
 _GIVES_WAY = ("settings", "clock", "root", "buffer", "mode", "redop", "dtype", "backend", "op")
 _LEFT = {*ABOUT, "ranks", "stopped", "layout", "ranks "} - {"root", "launches"}
@@ -62,7 +61,8 @@ def _header(run: Run, rows: Sequence[Row], same: _Columns) -> Iterator[str]:
     yield f"# {where(machine)} · launched by {one_line(machine.launcher)}"
     told = {name: next((row for row, cell in zip(rows, same[name], strict=True) if cell), None) for name in same}
     if said := [text for name, row in told.items() if row and (text := ABOUT[name][1](row))]:
-        yield f"# {'all rows: ' if len(same) < len(ABOUT) else ''}{' · '.join(said)}"
+        text = f"{'all rows: ' if len(same) < len(ABOUT) else ''}{' · '.join(said)}"
+        yield from (f"# {line}" for line in textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False))
     interval = f"half of its {confidence(run)} interval"
     yield f"# time_us = median over samples of the slowest rank; ±% = {interval}"
     yield "# skew_us = from the fastest to the slowest rank; algbw, busbw in GB/s (1e9 bytes/s); n = samples"

@@ -10,6 +10,7 @@ from commbench.records import Machine, Run
 from commbench.stats.rows import Row
 from commbench.units import format_bytes
 
+_MOST_DECIMALS = 6
 size = lru_cache(format_bytes)
 
 
@@ -18,10 +19,10 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
-def _settings(row: Row) -> str:
+def _settings(row: Row, between: str) -> str:
     if not row.settings:
         return ""
-    return one_line(" ".join(f"{name}={value}" for name, value in row.settings.items()))
+    return one_line(between.join(f"{name}={value}" for name, value in row.settings.items()))
 
 
 # What a row is about: its cell ("" where that is no question for the row), and its words in a running text
@@ -37,7 +38,7 @@ ABOUT: dict[str, tuple[Callable[[Row], str], Callable[[Row], str]]] = {
         lambda row: "in place" if row.in_place else "out of place",
     ),
     "root": (lambda row: str(row.root), lambda row: f"root {row.root}" if row.root else ""),
-    "settings": (lambda row: _settings(row) or "none", _settings),
+    "settings": (lambda row: _settings(row, ",") or "none", lambda row: _settings(row, " ")),
     "clock": (lambda row: row.clock or "", lambda row: f"{row.clock} clock" if row.clock else ""),
     "launches": (
         lambda row: str(row.launches or ""),
@@ -60,12 +61,12 @@ def confidence(run: Run) -> str:
 
 
 def figure(value: float | None, known: int) -> str:
-    """`known` significant digits in plain notation."""
+    """At most `known` significant digits, in plain notation."""
     if value is None:
         return "-"
     if value < 5e-5:  # bandwidth of a few bytes: as plain digits it would be mostly zeros
         return f"{value:.0e}" if value > 0 else "0"
-    decimals = known - 1 - math.floor(math.log10(value))
+    decimals = min(known - 1 - math.floor(math.log10(value)), _MOST_DECIMALS)
     if decimals >= 0:
         return f"{value:.{decimals}f}"
     return str(round(value / 10**-decimals) * 10**-decimals)

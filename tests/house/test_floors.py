@@ -117,7 +117,8 @@ def calls(module: str) -> Iterator[tuple[str, ast.Call]]:
 
 def test_there_is_something_to_read() -> None:
     assert len(sources()) > 30
-    assert {("jobs", "store"), ("measure.loop", "stats.stopping")} <= {one[:2] for one in imports()}
+    arrows = {(room(one.importer), room(one.target)) for one in imports()}
+    assert {("cli", "jobs"), ("jobs", "measure"), ("measure", "stats"), ("stats", "records")} <= arrows
 
 
 def test_every_module_has_a_floor() -> None:
@@ -187,6 +188,8 @@ def test_heavy_libraries_stay_in_their_files(library: str) -> None:
 
 
 PRINTS = {"print", "pprint", "sys.stdout.write", "sys.stderr.write", "click.echo", "click.secho"}
+# An uncaught error ends the job from the roll call, by os._exit: the command line never gets to print it.
+MAY_PRINT = {"jobs.inside: traceback.print_exc"}
 EXITS = {"sys.exit", "exit", "quit", "SystemExit"}
 CLOCKS = {
     "time.time",
@@ -206,16 +209,15 @@ CLOCKS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("what", "names"), [("prints", PRINTS), ("exits", EXITS), ("reads the time of day", CLOCKS)]
-)
+@pytest.mark.parametrize(("what", "names"), [("prints", PRINTS), ("exits", EXITS), ("reads the time of day", CLOCKS)])
 def test_nothing_below_the_command_line(what: str, names: set[str]) -> None:
     found = [
         f"commbench.{module}:{call.lineno}: {name}"
         for module in sources()
         if room(module) not in ("cli", "__main__")
         for name, call in calls(module)
-        if name in names or (what == "prints" and name.startswith("traceback.print"))
+        if (name in names or (what == "prints" and name.startswith("traceback.print")))
+        and f"{module}: {name}" not in MAY_PRINT
     ]
     assert not found, f"{what}:\n" + "\n".join(found)
 
@@ -271,8 +273,7 @@ def test_no_pickle() -> None:
         f"commbench.{module}:{call.lineno}: {name}"
         for module in sources()
         for name, call in calls(module)
-        if name.split(".")[-1].endswith("_object")
-        or name in ("torch.load", "torch.save", "np.load", "np.save")
+        if name.split(".")[-1].endswith("_object") or name in ("torch.load", "torch.save", "np.load", "np.save")
     ]
     assert not found, "\n".join(found)
 

@@ -22,14 +22,8 @@ def loaded(*arguments: str) -> tuple[set[str], str]:
     """The packages that `commbench ARGUMENTS` imports in a process of its own, and what it prints."""
     command = [sys.executable, "-X", "importtime", "-m", "commbench", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=ENV)
-    assert ended.returncode == 0, "\n".join(
-        x for x in ended.stderr.splitlines() if not x.startswith("import time:")
-    )
-    lines = [
-        line.rpartition("|")[2].strip()
-        for line in ended.stderr.splitlines()
-        if line.startswith("import time:")
-    ]
+    assert ended.returncode == 0, "\n".join(x for x in ended.stderr.splitlines() if not x.startswith("import time:"))
+    lines = [line.rpartition("|")[2].strip() for line in ended.stderr.splitlines() if line.startswith("import time:")]
     assert "commbench.cli" in lines
     return {line.partition(".")[0] for line in lines}, ended.stdout
 

@@ -177,31 +177,25 @@ def test_a_read_only_results_folder(spec: Callable[..., str], tmp_path: Path) ->
         assert "Traceback" not in ended.err
 
 
-def _kill_and_resume(command: list[str], out: Path, seed: int, expected: int) -> None:
-    """Kills rank 0 or the launcher at a random moment, resumes, and counts the cases."""
-    dice = random.Random(seed)
-    process = start([*command, "--out", str(out), "--quiet"])
-    moment = dice.uniform(0.1, 2.5)
+def test_killed_at_any_moment_and_resumed(spec: Callable[..., str], out: Path, kill_seed: int) -> None:
+    """SIGKILL of rank 0 or of the launcher at a random moment; `pytest -k killed --kills 100` does it 100 times."""
+    dice = random.Random(kill_seed)
+    path = spec(sizes="8B..16KiB x2", stop="{max_time: 0.1s, ci: 0.1%, max_samples: 100000}", warmup="{max_time: 10ms}")
+    launched = [*COMMBENCH, "sweep", path, "-n", "2"], [*MPIRUN, sys.executable, *SWEEP, path]
+    command = [*launched[kill_seed % 2], "--out", str(out), "--quiet"]
+    process = start(command)
+    moment = dice.uniform(0.1, 4.0)
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
-        victim = ranks_of(out).get(0, process.pid) if dice.random() < 0.5 else process.pid
-        os.kill(victim, signal.SIGKILL)
+        os.kill(ranks_of(out).get(0, process.pid) if dice.random() < 0.5 else process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     if (out / "run.json").exists():
         load(out)  # whatever happened, it loads
-    ended = run([*command, "--out", str(out), "--quiet", "--resume"])
-    assert ended.code == 0, f"seed {seed}, killed after {moment:.2f} s: {ended.err}"
+    ended = run([*command, "--resume"])
+    assert ended.code == 0, f"killed after {moment:.2f} s: {ended.err}"
     count = Counter(m.case.key for m in load(out)[1] if not m.control)
-    assert (len(count), set(count.values())) == (expected, {1}), f"seed {seed}"
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_killed_at_any_moment_and_resumed(spec: Callable[..., str], out: Path, seed: int) -> None:
-    """benchmarks/kill.py does the same a hundred times."""
-    path = spec(sizes="8B..16KiB x2", stop="{max_time: 0.1s, ci: 0.1%, max_samples: 100000}", warmup="{max_time: 10ms}")
-    command = [*MPIRUN, sys.executable, *SWEEP, path] if seed % 2 else [*COMMBENCH, "sweep", path, "-n", "2"]
-    _kill_and_resume(command, out, seed, 12)
+    assert (len(count), set(count.values())) == (12, {1})
 
 
 def test_resume_refuses_another_spec(spec: Callable[..., str], out: Path) -> None:

@@ -74,17 +74,13 @@ axis_values: dict[str, Any] = {
     "in_place": st.sampled_from([True, [False, True]]),
     "launches": st.integers(1, 1000),
     "seed": st.integers(0, 2**63 - 1),
-    "stop": st.fixed_dictionaries(
-        {}, optional={"ci": st.sampled_from(["2%", 0.1]), "max_time": st.just("3s")}
-    ),
+    "stop": st.fixed_dictionaries({}, optional={"ci": st.sampled_from(["2%", 0.1]), "max_time": st.just("3s")}),
 }
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.fixed_dictionaries({"backend": st.just("mpi")}, optional=axis_values))
-def test_round_trip_in_block_and_flow_style(
-    tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]
-) -> None:
+def test_round_trip_in_block_and_flow_style(tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any]) -> None:
     fields = {"op": "all_reduce", "sizes": 8} | fields
     path = tmp_path_factory.getbasetemp() / "round.yaml"
     path.write_text(yaml.safe_dump(fields))

@@ -181,9 +181,7 @@ def test_an_average_of_integers_is_refused_with_a_sentence() -> None:
     for dtype in sorted(set(DTYPES) - set(FLOATING)):
         with pytest.raises(Unsupported, match=f"avg of {dtype}"):
             Data("all_reduce", dtype, "avg", 2, 0, 1)
-        assert (
-            Data("all_gather", dtype, "avg", 2, 0, 1).given(0, 1) is not None
-        )  # the redop means nothing to it
+        assert Data("all_gather", dtype, "avg", 2, 0, 1).given(0, 1) is not None  # the redop means nothing to it
 
 
 # ---- a buffer that was not written can be told ---------------------------------------------------------
@@ -290,9 +288,7 @@ def test_ranks_of_a_large_world_are_told_apart(n: int) -> None:
 @pytest.mark.parametrize("op", MOVING)
 @settings(max_examples=25, deadline=None)
 @given(dtype=st.sampled_from(sorted(DTYPES)), n=st.integers(1, 40), count=st.integers(2, 120), data=st.data())
-def test_moved_data_one_element_off_is_seen(
-    op: str, dtype: str, n: int, count: int, data: st.DataObject
-) -> None:
+def test_moved_data_one_element_off_is_seen(op: str, dtype: str, n: int, count: int, data: st.DataObject) -> None:
     one = Data(op, dtype, "sum", n, data.draw(st.integers(0, n - 1)), count)
     got = wanted(one)
     got[1:] = got[:-1].copy()
@@ -339,9 +335,7 @@ def test_a_reduction_over_many_ranks_without_one_is_seen(redop: str, missing: in
 @pytest.mark.parametrize(("dtype", "redop"), EXACT)
 @settings(max_examples=8, deadline=None)
 @given(n=st.integers(1, 40), data=st.data())
-def test_a_rank_counted_twice_is_seen_in_a_sum_or_product(
-    dtype: str, redop: str, n: int, data: st.DataObject
-) -> None:
+def test_a_rank_counted_twice_is_seen_in_a_sum_or_product(dtype: str, redop: str, n: int, data: st.DataObject) -> None:
     world = ranks("all_reduce", dtype, redop, n, LONG)
     gives = [sent(one) for one in world]
     twice = data.draw(st.integers(0, n - 1))
@@ -402,9 +396,7 @@ def test_buffers_of_four_ranks_with_chunks_of_three(op: str, send: int, recv: in
         ("barrier", 4096, "float32", 8, 0, 0),
     ],
 )
-def test_sizes_are_rounded_to_whole_elements(
-    op: str, nbytes: int, dtype: str, n: int, count: int, real: int
-) -> None:
+def test_sizes_are_rounded_to_whole_elements(op: str, nbytes: int, dtype: str, n: int, count: int, real: int) -> None:
     assert elements(op, nbytes, dtype, n) == count
     assert moved(op, nbytes, dtype, n) == real
 

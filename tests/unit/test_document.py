@@ -164,9 +164,7 @@ def test_shipped_specs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert find("quick").endswith("sweeps/quick.yaml")
     (tmp_path / "mine").write_text("op: a")
     assert find("mine") == "mine"
-    with pytest.raises(
-        SpecError, match=r"unknown spec 'quik'; did you mean 'quick'\? known: latency, mesh, "
-    ):
+    with pytest.raises(SpecError, match=r"unknown spec 'quik'; did you mean 'quick'\? known: latency, mesh, "):
         find("quik")
     for name in ("", "a\0b", "x" * 10_000):
         with pytest.raises(SpecError, match="unknown spec"):
@@ -179,14 +177,10 @@ def test_one_line_is_safe_to_print() -> None:
 
 
 structure = st.recursive(
-    st.sampled_from(
-        ["1", "a", "*x", "&x 1", "!!set {a}", "!t a", '"\\ud800"', "<<", "~", "{", "- - -", "|", "? a"]
-    ),
+    st.sampled_from(["1", "a", "*x", "&x 1", "!!set {a}", "!t a", '"\\ud800"', "<<", "~", "{", "- - -", "|", "? a"]),
     lambda inner: st.one_of(
         st.lists(inner, max_size=4).map(lambda parts: f"[{', '.join(parts)}]"),
-        st.lists(st.tuples(inner, inner), max_size=4).map(
-            lambda p: f"{{{', '.join(f'{k}: {v}' for k, v in p)}}}"
-        ),
+        st.lists(st.tuples(inner, inner), max_size=4).map(lambda p: f"{{{', '.join(f'{k}: {v}' for k, v in p)}}}"),
     ),
 )
 
@@ -196,9 +190,7 @@ structure = st.recursive(
     st.one_of(st.text(), structure, st.text(alphabet="ab:-?[]{},&*!|>%@'\"\\#~ \n\t01.")),
     st.text(max_size=30),
 )
-def test_no_text_raises_anything_else(
-    tmp_path_factory: pytest.TempPathFactory, text: str, value: str
-) -> None:
+def test_no_text_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, text: str, value: str) -> None:
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(text.encode(errors="surrogatepass"))
     for overrides in ([], [f"op={value}"], [value]):

@@ -132,9 +132,7 @@ def test_every_symbol_expands(
 
 
 def test_blocks_are_united(path: Path) -> None:
-    found = cases(
-        spec(path, cases="[{op: all_reduce}, {op: [all_gather, all_reduce]}, {op: barrier}]"), [0, 0]
-    )
+    found = cases(spec(path, cases="[{op: all_reduce}, {op: [all_gather, all_reduce]}, {op: barrier}]"), [0, 0])
     assert [case.op for case in found] == ["all_reduce", "all_gather", "barrier"]
 
 
@@ -183,9 +181,7 @@ def test_what_only_the_world_can_show(path: Path, changes: dict[str, str], size:
 
 
 def test_a_mesh_from_an_override_names_it() -> None:
-    with pytest.raises(
-        SpecError, match=r"^--set groups=\{mesh: \{dp: 3\}\}: \$\.groups: the mesh dp 3 has 3 ranks"
-    ):
+    with pytest.raises(SpecError, match=r"^--set groups=\{mesh: \{dp: 3\}\}: \$\.groups: the mesh dp 3 has 3 ranks"):
         cases(load("quick", ["groups={mesh: {dp: 3}}"]), [0, 0])
 
 

@@ -20,6 +20,7 @@ from commbench.backends.simulated import Simulated, SimulatedOp
 from commbench.cli import main
 from commbench.collectives import COLLECTIVES, DTYPES, REDOPS, Check
 from commbench.errors import CommbenchError, FolderError, Unsupported
+from commbench.jobs.request import exit_code
 from commbench.layouts import Groups, expand
 from commbench.records import Case, Measurement
 from commbench.spec import cases, load
@@ -42,9 +43,7 @@ def path(tmp_path: Path) -> Path:
 class Ended:
     """A run that came to its end: exit code, rows, and everything that was said."""
 
-    def __init__(
-        self, code: int, out: Path, said: Sequence[str], told: Sequence[Sequence[Measurement]]
-    ) -> None:
+    def __init__(self, code: int, out: Path, said: Sequence[str], told: Sequence[Sequence[Measurement]]) -> None:
         self.code, self.out, self.said, self.told = code, out, tuple(said), tuple(told)
         self.run, self.rows = store.load(out)
 
@@ -103,9 +102,7 @@ def test_the_same_seed_gives_the_same_journal_byte_for_byte(path: Path, tmp_path
     first = run(path, tmp_path / "one", size=6)
     again = run(path, tmp_path / "two", size=6)
     assert first.code == again.code == 0
-    assert len(first.rows) == 2 * 2 * (
-        2 * 2 + 1
-    )  # launches, layouts (one group each), sizes x dtypes and barrier
+    assert len(first.rows) == 2 * 2 * (2 * 2 + 1)  # launches, layouts (one group each), sizes x dtypes and barrier
     assert first.journal == again.journal
     assert first.journal != run(path, tmp_path / "three", "seed=1", size=6).journal
 
@@ -121,9 +118,7 @@ def test_the_order_of_the_cases_does_not_change_their_figures(path: Path, tmp_pa
 
 # ---- everything that can be asked ----------------------------------------------------------------------
 
-LAYOUTS = (
-    "[world, node, rail, pairs, {every: 2}, {mesh: {dp: 2, tp: 4}}, {mesh: {dp: 4, tp: 2}, alone: true}]"
-)
+LAYOUTS = "[world, node, rail, pairs, {every: 2}, {mesh: {dp: 2, tp: 4}}, {mesh: {dp: 4, tp: 2}, alone: true}]"
 
 
 @pytest.mark.parametrize("op", sorted(COLLECTIVES))
@@ -141,9 +136,7 @@ def test_every_question_gets_an_answer(op: str, path: Path, tmp_path: Path) -> N
     ended = run(path, tmp_path / "run", size=8)
     asked = cases(load(str(path)), ended.run.machine.host_of)
     answered = Counter((row.case, row.group) for row in ended.rows)
-    assert set(answered) == {
-        (c, g) for c in asked for g in range(len(expand(c.groups, ended.run.machine.host_of)))
-    }
+    assert set(answered) == {(c, g) for c in asked for g in range(len(expand(c.groups, ended.run.machine.host_of)))}
     assert set(answered.values()) == {1}
     for row in ended.rows:
         average = COLLECTIVES[op].reduces and row.case.redop == "avg" and not DTYPES[row.case.dtype].floating
@@ -165,9 +158,7 @@ def test_every_question_gets_an_answer(op: str, path: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("size", [2, 3, 5, 7, 16])
 @pytest.mark.parametrize("groups", ["world", "node", "rail", "pairs", "{every: 2}"])
 def test_worlds_of_any_size(size: int, groups: str, path: Path, tmp_path: Path) -> None:
-    write(
-        path, op="[all_reduce, gather]", sizes="1KiB", groups=f"[{groups}]", simulated="{ranks_per_host: 3}"
-    )
+    write(path, op="[all_reduce, gather]", sizes="1KiB", groups=f"[{groups}]", simulated="{ranks_per_host: 3}")
     ended = run(path, tmp_path / "run", size=size)
     for row in ended.rows:
         alone = size <= {"rail": 3, "{every: 2}": 2}.get(groups, 1)
@@ -208,9 +199,7 @@ def test_a_narrower_interval_needs_more_samples(path: Path, tmp_path: Path) -> N
 
 
 def test_latency_times_each_call_by_itself(path: Path, tmp_path: Path) -> None:
-    rows = run(
-        write(path, mode="latency", sizes="8B..1GiB x128", op="[all_reduce, barrier]"), tmp_path / "run"
-    ).rows
+    rows = run(write(path, mode="latency", sizes="8B..1GiB x128", op="[all_reduce, barrier]"), tmp_path / "run").rows
     assert {row.calls for row in rows} == {1}
 
 
@@ -247,13 +236,9 @@ def test_three_launches_are_three_answers_to_every_question(path: Path, tmp_path
     ended = run(write(path, op="[all_reduce, broadcast]", launches=3), tmp_path / "run")
     assert ended.code == 0
     found = Counter((row.case.key, row.launch) for row in ended.rows)
-    assert found == Counter(
-        (case.key, launch) for case in cases(load(str(path)), [0] * 4) for launch in range(3)
-    )
+    assert found == Counter((case.key, launch) for case in cases(load(str(path)), [0] * 4) for launch in range(3))
     orders = [[row.case.key for row in ended.rows if row.launch == launch] for launch in range(3)]
-    assert (
-        orders[0] != orders[1] or orders[1] != orders[2]
-    )  # shuffled anew, so that drift does not follow size
+    assert orders[0] != orders[1] or orders[1] != orders[2]  # shuffled anew, so that drift does not follow size
     assert len(ended.told) == len(ended.rows)
     assert ended.run.resumed == ()  # a further launch is no resume
 
@@ -268,9 +253,7 @@ RESUMED = {
 
 @pytest.mark.parametrize("launches", [1, 2])
 @pytest.mark.parametrize("seed", range(8))
-def test_a_cut_run_is_resumed_with_every_case_once(
-    seed: int, launches: int, path: Path, tmp_path: Path
-) -> None:
+def test_a_cut_run_is_resumed_with_every_case_once(seed: int, launches: int, path: Path, tmp_path: Path) -> None:
     write(path, **RESUMED, launches=launches)
     whole = run(path, tmp_path / "whole")
     choose = random.Random(seed)
@@ -298,9 +281,7 @@ def test_a_resume_measures_one_case_again_to_tell_drift(path: Path, tmp_path: Pa
     control, *rest = ended.rows[1:]
     assert control == msgspec.structs.replace(whole.rows[0], control=True)
     assert sorted(row.case.nbytes for row in rest) == sorted(row.case.nbytes for row in whole.rows[1:])
-    assert any(
-        "control case all_reduce" in sentence and "(1.00 times)" in sentence for sentence in ended.said
-    )
+    assert any("control case all_reduce" in sentence and "(1.00 times)" in sentence for sentence in ended.said)
     assert ended.run.resumed == ({"at": "2026-01-02T03:04:05+00:00"},)
 
 
@@ -405,9 +386,7 @@ def test_wrong_data_fails_the_group_of_the_wrong_rank(
 
 
 @pytest.mark.parametrize("broken", ["Wrong"], indirect=True)
-def test_wrong_data_is_found_in_layouts_that_leave_ranks_out(
-    broken: None, path: Path, tmp_path: Path
-) -> None:
+def test_wrong_data_is_found_in_layouts_that_leave_ranks_out(broken: None, path: Path, tmp_path: Path) -> None:
     """Each round of pairs on an odd world rests one rank; a mesh axis alone has one group only."""
     write(path, sizes="1KiB", groups="[pairs, {mesh: {dp: 5, tp: 1}, alone: true}]")
     ended = run(path, tmp_path / "run", size=5)
@@ -478,10 +457,7 @@ def test_exit_codes(
 def test_a_place_that_cannot_be_written_ends_with_exit_code_4(path: Path, tmp_path: Path) -> None:
     ended = commbench("sweep", write(path), "-n", 4, "--quiet", "--out", path / "run")
     assert ended.code == 4
-    assert (
-        ended.err
-        == f"commbench: {path}/run: Not a directory; choose another --out; rows written before are kept\n"
-    )
+    assert ended.err == f"commbench: {path}/run: Not a directory; choose another --out; rows written before are kept\n"
 
 
 def test_through_the_real_entry_point(path: Path, tmp_path: Path) -> None:
@@ -520,9 +496,7 @@ def test_a_full_disc_in_the_middle_of_a_run_keeps_its_rows(path: Path, tmp_path:
 
 def row_of(status: str, launch: int = 0, control: bool = False, nbytes: int = 8) -> Measurement:
     case = Case(op="all_reduce", backend="gloo", nbytes=nbytes)
-    return msgspec.convert(
-        {"case": case, "status": status, "launch": launch, "control": control}, Measurement
-    )
+    return msgspec.convert({"case": case, "status": status, "launch": launch, "control": control}, Measurement)
 
 
 @pytest.mark.parametrize(
@@ -541,7 +515,7 @@ def row_of(status: str, launch: int = 0, control: bool = False, nbytes: int = 8)
     ],
 )
 def test_the_exit_code_is_what_the_rows_say(rows: list[Measurement], expected: int, code: int) -> None:
-    assert jobs.exit_code(rows, expected) == code
+    assert exit_code(rows, expected) == code
 
 
 def test_a_simulated_run_is_not_played_inside_a_launch(

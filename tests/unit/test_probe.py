@@ -106,9 +106,7 @@ def test_a_secret_is_never_in_the_output(name: str) -> None:
     everything = repr((recorded, hidden))
     assert value not in everything
     assert not [
-        part
-        for part in value.replace("@", ":").replace("/", ":").split(":")
-        if len(part) > 5 and part in everything
+        part for part in value.replace("@", ":").replace("/", ":").split(":") if len(part) > 5 and part in everything
     ]
     assert recorded == RECORDED
     assert hidden == ((name,) if name in HIDDEN else ())
@@ -125,9 +123,7 @@ def test_many_secrets_at_once() -> None:
 @given(st.dictionaries(st.text(st.characters(min_codepoint=32), max_size=20), st.text(max_size=20)))
 def test_other_variables_leave_no_trace(env: dict[str, str]) -> None:
     ours = tuple(probe._PREFIXES)
-    others = {
-        k: v for k, v in env.items() if not k.startswith(ours) and k not in RECORDED and k not in probe._NAMES
-    }
+    others = {k: v for k, v in env.items() if not k.startswith(ours) and k not in RECORDED and k not in probe._NAMES}
     assert environment(others) == ({}, ())
 
 
@@ -205,9 +201,7 @@ def test_local_ranks_that_are_true_or_unknown_are_no_warning() -> None:
     place = Place("srun", 0, 3, 0, "SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=3")
     assert met(other("b"), other("b"), local_ranks=("0", "1"), place=place).warnings == ()
     assert met(other("b"), other("b"), local_ranks=("", ""), place=place).warnings == ()
-    assert (
-        met(other("b"), other("b"), local_ranks=("7", "7")).warnings == ()
-    )  # no launcher that could be wrong
+    assert met(other("b"), other("b"), local_ranks=("7", "7")).warnings == ()  # no launcher that could be wrong
 
 
 def test_more_ranks_than_cores_is_a_warning() -> None:

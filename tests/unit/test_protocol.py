@@ -51,9 +51,7 @@ def test_as_argmax_and_minimum_say(world: tuple[int, Groups], samples: int, data
         for sample, rank in enumerate(times.slowest.tolist()):
             assert own[group.index(rank), sample] == own[:, sample].max()
             # Of equals the last: a rule, so that the same run names the same rank.
-            assert rank == max(
-                r for r, t in zip(group, own[:, sample], strict=True) if t == own[:, sample].max()
-            )
+            assert rank == max(r for r, t in zip(group, own[:, sample], strict=True) if t == own[:, sample].max())
 
 
 @settings(deadline=None)

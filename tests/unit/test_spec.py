@@ -109,9 +109,7 @@ def test_groups(path: Path, text: str, groups: tuple[str, ...]) -> None:
 
 
 def test_cases_override_the_axes_above_them(path: Path) -> None:
-    spec = good(
-        path, dtype="[float32, float64]", cases="[{op: broadcast, root: 1}, {op: barrier}, {dtype: int8}]"
-    )
+    spec = good(path, dtype="[float32, float64]", cases="[{op: broadcast, root: 1}, {op: barrier}, {dtype: int8}]")
     assert [axes.op for axes in spec.cases] == [("broadcast",), ("barrier",), ("all_reduce",)]
     assert [axes.dtype for axes in spec.cases] == [("float32", "float64")] * 2 + [("int8",)]
     assert [axes.root for axes in spec.cases] == [(1,), (0,), (0,)]
@@ -289,9 +287,7 @@ def test_bad_fields(path: Path, changes: dict[str, str], sentence: str) -> None:
 def test_bad_sizes(path: Path, value: str, sentence: str) -> None:
     assert refusal(path, written(sizes=value)).startswith(f"FILE:3: $.sizes: {sentence}")
     if not value.startswith("["):
-        assert refusal(path, written(sizes=f"\n  - 8\n  - {value}")).startswith(
-            f"FILE:5: $.sizes[1]: {sentence}"
-        )
+        assert refusal(path, written(sizes=f"\n  - 8\n  - {value}")).startswith(f"FILE:5: $.sizes[1]: {sentence}")
 
 
 @pytest.mark.parametrize("value", ["0", "0%", "100%", "-1%", "2", "true", ".nan", "''", "two", "[2%]"])
@@ -323,9 +319,7 @@ def test_a_case_says_what_it_misses_in_its_own_line(path: Path) -> None:
 
 def test_unknown_name_inside_cases_has_its_line(path: Path) -> None:
     text = written(cases="\n  - op: barrier\n  - dtype: int8\n    op: allgather")
-    assert refusal(path, text).startswith(
-        "FILE:7: $.cases[1].op: unknown collective 'allgather'; did you mean "
-    )
+    assert refusal(path, text).startswith("FILE:7: $.cases[1].op: unknown collective 'allgather'; did you mean ")
 
 
 def test_axes_above_cases_are_checked_even_if_no_case_uses_them(path: Path) -> None:
@@ -338,18 +332,8 @@ def test_too_many_cases(path: Path) -> None:
 
 
 def test_overrides_are_named(path: Path) -> None:
-    assert refusal(path, written(), "op=foo").startswith(
-        "--set op=foo: $.op: unknown collective 'foo'; known: "
-    )
-    assert refusal(path, written(), "opp=foo").startswith(
-        "--set opp=foo: $.opp: unknown key 'opp'; did you mean 'op'?"
-    )
-    assert refusal(path, written(), "stopp.ci=1%").startswith(
-        "--set stopp.ci=1%: $.stopp: unknown key 'stopp'; did"
-    )
-    assert refusal(path, written(), "stop={ci: 0}").startswith(
-        "--set stop={ci: 0}: $.stop.ci: '0' must lie between"
-    )
-    assert refusal(path, written(), "launches=0", "seed=1").startswith(
-        "--set launches=0: $.launches: 0 is not"
-    )
+    assert refusal(path, written(), "op=foo").startswith("--set op=foo: $.op: unknown collective 'foo'; known: ")
+    assert refusal(path, written(), "opp=foo").startswith("--set opp=foo: $.opp: unknown key 'opp'; did you mean 'op'?")
+    assert refusal(path, written(), "stopp.ci=1%").startswith("--set stopp.ci=1%: $.stopp: unknown key 'stopp'; did")
+    assert refusal(path, written(), "stop={ci: 0}").startswith("--set stop={ci: 0}: $.stop.ci: '0' must lie between")
+    assert refusal(path, written(), "launches=0", "seed=1").startswith("--set launches=0: $.launches: 0 is not")

@@ -415,9 +415,7 @@ def disc(tmp_path: Path) -> Path:
     """Where a small disc may be mounted."""
     folder = tmp_path / "disc"
     folder.mkdir()
-    tried = subprocess.run(
-        [*mounted("size=64k", folder), "true"], capture_output=True, text=True, check=False
-    )
+    tried = subprocess.run([*mounted("size=64k", folder), "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
         pytest.skip(f"no file system may be mounted here: {tried.stderr.strip()}")
     return folder
@@ -487,9 +485,7 @@ def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_read_only_disc_is_refused(disc: Path) -> None:
     create, resume = attempts(disc / "run", prefix=mounted("ro", disc))
-    assert create.startswith(
-        f"4 {disc}/run: Read-only file system; the file system is read-only; choose another --out"
-    )
+    assert create.startswith(f"4 {disc}/run: Read-only file system; the file system is read-only; choose another --out")
     assert resume.startswith("2 ")  # there is nothing to resume
 
 
@@ -508,9 +504,7 @@ def test_a_run_on_a_read_only_disc_is_read_but_not_resumed(disc: Path) -> None:
         from commbench import store
         print(len(store.load(Path(sys.argv[1]))[1]))
     """
-    read = subprocess.run(
-        python(script, disc / "run", prefix=prefix), capture_output=True, text=True, check=False
-    )
+    read = subprocess.run(python(script, disc / "run", prefix=prefix), capture_output=True, text=True, check=False)
     assert (read.returncode, read.stdout) == (0, "1\n"), read.stderr
 
 
