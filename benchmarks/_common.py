@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from commbench import store
-from commbench.measure.launch import LAUNCHERS
+from commbench.measure.launch import LAUNCHERS, argv, choose
 from commbench.records import Measurement
+from commbench.spec import load
 from commbench.stats.summary import low_rank
 
 HERE = Path(__file__).parent
+MEASURED = {"mpirun": "mpi", "torchrun": "gloo"}
 T = TypeVar("T")
 
 
 def parser(doc: str | None, repeats: int) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
-        "--repeats", type=int, default=repeats, help=f"interleaved repetitions (default {repeats})"
-    )
+    made.add_argument("--repeats", type=int, default=repeats, help=f"interleaved repetitions (default {repeats})")
     made.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE as well")
     return made
 
@@ -80,8 +80,8 @@ def timed(command: Sequence[str]) -> float:
 
 
 def ranks(launcher: str, count: int, command: Sequence[str]) -> list[str]:
-    """The command on `count` ranks, started exactly as `commbench sweep -n` would start them."""
-    return LAUNCHERS[launcher](count, command)
+    """The command on `count` ranks, started as `commbench sweep -n` starts those that measure MPI or Gloo."""
+    return LAUNCHERS[launcher](count, command, [MEASURED[launcher]])
 
 
 @contextmanager
@@ -90,18 +90,12 @@ def scratch() -> Iterator[Path]:
         yield Path(name)
 
 
-def sweep(launcher: str, spec: str, overrides: Sequence[str], count: int = 2) -> list[Measurement]:
-    """The measurements of `commbench sweep SPEC` on `count` ranks."""
+def sweep(spec: str, overrides: Sequence[str]) -> list[Measurement]:
+    """The measurements of `commbench sweep SPEC` on 2 ranks."""
     with scratch() as folder:
-        again = [
-            "sweep",
-            spec,
-            "--quiet",
-            "--out",
-            str(folder / "run"),
-            *(f"--set={item}" for item in overrides),
-        ]
-        run(ranks(launcher, count, [sys.executable, "-m", "commbench", *again]))
+        again = ["sweep", spec, "--quiet", "--out", str(folder / "run"), *(f"--set={item}" for item in overrides)]
+        backends = load(spec, overrides).backends
+        run(argv(choose(backends, os.environ), 2, again, backends))
         rows = store.load(folder / "run")[1]
     for row in rows:
         if row.status != "ok":
@@ -138,16 +132,14 @@ class Ratios:
         return f"{self.each[0]:.3f}", f"{self.median:.3f}", f"{self.each[-1]:.3f}"
 
     def verdict(self, limit: float) -> str:
-        """Whether the two agree within `limit` (0.02 is 2 %), and whether these rounds can tell."""
-        if self.interval is None:
-            told = f"{len(self.each)} rounds are too few for an interval"
-        else:
-            low, high = self.interval
-            told = f"95 % interval {low:.3f} to {high:.3f}"
-            if low < 1 - limit or high > 1 + limit:
-                told += ", wider than the limit" if abs(self.median - 1) <= limit else ""
+        """Whether the median ratio is within `limit` of 1 (0.02 is 2 %), and whether these rounds are certain of it."""
         word = "within" if abs(self.median - 1) <= limit else "NOT within"
-        return f"{word} {limit:.0%}: median ratio {self.median:.3f}, {told}"
+        if self.interval is None:
+            return f"{word} {limit:.0%} (ratio {self.median:.3f}; {len(self.each)} rounds are too few for an interval)"
+        low, high = self.interval
+        inside, outside = 1 - limit <= low <= high <= 1 + limit, high < 1 - limit or low > 1 + limit
+        sure = "" if inside or outside else ", not certain"
+        return f"{word} {limit:.0%}{sure} (ratio {self.median:.3f}, 95 % interval {low:.3f} to {high:.3f})"
 
     def plain(self) -> dict[str, Any]:
         return {"each": self.each, "median": self.median, "interval": self.interval}

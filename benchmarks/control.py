@@ -12,8 +12,6 @@ from typing import Any
 
 import _common as common
 
-LAUNCHERS = {"mpirun": "mpi", "torchrun": "gloo"}
-
 
 def agree(launcher: str, count: int, agreements: int, samples: int) -> dict[str, float]:
     script = [
@@ -21,7 +19,7 @@ def agree(launcher: str, count: int, agreements: int, samples: int) -> dict[str,
         str(common.HERE / "control_rank.py"),
         str(agreements),
         str(samples),
-        LAUNCHERS[launcher],
+        common.MEASURED[launcher],
     ]
     found: dict[str, float] = common.last_json(common.run(common.ranks(launcher, count, script)))
     return found
@@ -29,18 +27,12 @@ def agree(launcher: str, count: int, agreements: int, samples: int) -> dict[str,
 
 def main() -> None:
     parser = common.parser(__doc__, repeats=5)
-    parser.add_argument(
-        "--ranks", type=common.sizes, default=(2, 4, 8, 16), help="under mpirun (default 2,4,8,16)"
-    )
-    parser.add_argument(
-        "--torch-ranks", type=common.sizes, default=(2, 4), help="under torchrun (default 2,4)"
-    )
+    parser.add_argument("--ranks", type=common.sizes, default=(2, 4, 8, 16), help="under mpirun (default 2,4,8,16)")
+    parser.add_argument("--torch-ranks", type=common.sizes, default=(2, 4), help="under torchrun (default 2,4)")
     parser.add_argument("--samples", type=int, default=20, help="samples in a batch (default 20)")
     parser.add_argument("--agreements", type=int, default=200, help="agreements a run (default 200)")
     given = parser.parse_args()
-    worlds = [("mpirun", count) for count in given.ranks] + [
-        ("torchrun", count) for count in given.torch_ranks
-    ]
+    worlds = [("mpirun", count) for count in given.ranks] + [("torchrun", count) for count in given.torch_ranks]
     sides = {
         f"{launcher} {count}": lambda launcher=launcher, count=count: agree(
             launcher, count, given.agreements, given.samples
@@ -56,9 +48,7 @@ def main() -> None:
         first = runs[f"{launcher} {next(n for name, n in worlds if name == launcher)}"]
         both = [one["both"] for one in each]
         ratios = common.Ratios(both, [one["both"] for one in first])
-        parts = [
-            f"{statistics.median(one[name] for one in each):.1f}" for name in ("slowest", "share", "both")
-        ]
+        parts = [f"{statistics.median(one[name] for one in each):.1f}" for name in ("slowest", "share", "both")]
         a_sample = f"{statistics.median(both) / given.samples:.2f}"
         shown = ("", "", "") if each is first else ratios.cells()
         shared = "time slices" if count > cores else ""
@@ -67,9 +57,7 @@ def main() -> None:
     print(f"One agreement over {given.samples} samples, {given.repeats} rounds; microseconds, medians")
     head = ("", "reduce", "share", "both", "a sample", "ratio min", "median", "max", "")
     common.table(head, rows)
-    print(
-        f"{cores} cores: ranks beyond them wait for each other's time slices, which is what those rows show."
-    )
+    print(f"{cores} cores: ranks beyond them wait for each other's time slices, which is what those rows show.")
     own = [f"{launcher} {count} ranks" for launcher, count in worlds if count <= cores]
     told = [f"{row[0]} {row[3]} us" for row in rows if row[0] in own]
     print(f"Verdict: an agreement takes {', '.join(told) or 'time slices: no row has a core for each rank'}")

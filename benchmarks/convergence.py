@@ -31,9 +31,9 @@ class Outcome(NamedTuple):
         return sum(width <= share for width in self.widths)
 
 
-def measure(launcher: str, spec: str, overrides: Sequence[str]) -> Outcome:
+def measure(spec: str, overrides: Sequence[str]) -> Outcome:
     start = time.perf_counter()
-    rows = common.sweep(launcher, spec, overrides)
+    rows = common.sweep(spec, overrides)
     wall = time.perf_counter() - start
     widths = []
     for row in rows:
@@ -56,28 +56,14 @@ def percent(width: float) -> str:
 def main() -> None:
     parser = common.parser(__doc__, repeats=3)
     parser.add_argument("--spec", default="quick", help="path or name (default quick)")
-    parser.add_argument(
-        "--launcher", default="torchrun", help="what suits the spec's backend (default torchrun)"
-    )
-    parser.add_argument(
-        "--counts", type=common.sizes, default=(20, 100, 1000), help="samples (default 20,100,1000)"
-    )
-    parser.add_argument(
-        "--max-time", default="60s", help="sampling time a point may take for 2 %% (default 60s)"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the spec"
-    )
+    parser.add_argument("--counts", type=common.sizes, default=(20, 100, 1000), help="samples (default 20,100,1000)")
+    parser.add_argument("--max-time", default="60s", help="sampling time a point may take for 2 %% (default 60s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the spec")
     given = parser.parse_args()
-    rules = {
-        "until 2 %": [f"stop.ci={TIGHT:.0%}", f"stop.max_time={given.max_time}", "stop.max_samples=100000"]
-    }
+    rules = {"until 2 %": [f"stop.ci={TIGHT:.0%}", f"stop.max_time={given.max_time}", "stop.max_samples=100000"]}
     for count in given.counts:
         rules[f"{count} samples"] = [f"stop.max_samples={count}", f"stop.min_samples={count}"]
-    policies = {
-        name: (lambda rule=rule: measure(given.launcher, given.spec, [*given.set, *rule]))
-        for name, rule in rules.items()
-    }
+    policies = {name: (lambda rule=rule: measure(given.spec, [*given.set, *rule])) for name, rule in rules.items()}
     runs = common.interleaved(policies, given.repeats)
     adaptive = runs["until 2 %"]
     points = len(adaptive[0].widths)
@@ -85,9 +71,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name, each in runs.items():
         ratios = common.Ratios([one.sampling for one in each], [one.sampling for one in adaptive])
-        typical = [
-            statistics.median(values) for values in zip(*((o.sampling, o.wall) for o in each), strict=True)
-        ]
+        typical = [statistics.median(values) for values in zip(*((o.sampling, o.wall) for o in each), strict=True)]
         reached = [int(statistics.median(one.reached(share) for one in each)) for share in (TIGHT, LOOSE)]
         counts = sorted(count for one in each for count in one.samples)
         spread = f"{counts[0]}/{statistics.median(counts):.0f}/{counts[-1]}"
@@ -126,9 +110,7 @@ def main() -> None:
 def verdict(runs: dict[str, list[Outcome]], points: int) -> str:
     adaptive, *fixed = runs.items()
     worst = min(one.reached(TIGHT) for one in adaptive[1])
-    all_or = (
-        "every point" if worst == points else f"{worst} of {points} points (the others used up their time)"
-    )
+    all_or = "every point" if worst == points else f"{worst} of {points} points (the others used up their time)"
     took = statistics.median(one.sampling for one in adaptive[1])
     parts = [f"2 % for {all_or} took {took:.1f} s of sampling"]
     for name, each in fixed:

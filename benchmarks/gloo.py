@@ -44,7 +44,7 @@ class Sides:
         ]
         how = ["mode=throughput", f"stop.max_samples={self._samples}", f"stop.min_samples={self._samples}"]
         found: Figures = {"commbench": {}, "commbench mean": {}}
-        for row in common.sweep("torchrun", "quick", [*grid, *how]):
+        for row in common.sweep("quick", [*grid, *how]):
             mean = statistics.mean(row.seconds) - statistics.mean(row.skew) / 2  # of 2 ranks
             found["commbench"][row.nbytes] = statistics.median(row.seconds) * 1e6
             found["commbench mean"][row.nbytes] = mean * 1e6
@@ -83,14 +83,10 @@ class Sides:
 
 def main() -> None:
     parser = common.parser(__doc__, repeats=15)
-    parser.add_argument(
-        "--sizes", type=common.sizes, default=(2**16, 2**20), help="bytes (default 65536,1048576)"
-    )
+    parser.add_argument("--sizes", type=common.sizes, default=(2**16, 2**20), help="bytes (default 65536,1048576)")
     parser.add_argument("--samples", type=int, default=50, help="blocks a run (default 50)")
     parser.add_argument("--param-root", type=Path, metavar="DIR", help="the folder that holds param_bench")
-    parser.add_argument(
-        "--python", default=sys.executable, metavar="PY", help="the Python that PARAM runs with"
-    )
+    parser.add_argument("--python", default=sys.executable, metavar="PY", help="the Python that PARAM runs with")
     given = parser.parse_args()
     sides = Sides(given.sizes, given.samples, given.param_root, given.python)
     common.note("a run before the first round: how many calls make a block")
@@ -99,9 +95,7 @@ def main() -> None:
     if given.param_root:
         programs["param"] = sides.param
     runs = common.interleaved(programs, given.repeats)
-    rounds = [
-        {name: us for side in each for name, us in side.items()} for each in zip(*runs.values(), strict=True)
-    ]
+    rounds = [{name: us for side in each for name, us in side.items()} for each in zip(*runs.values(), strict=True)]
     figures: dict[str, dict[str, Any]] = {}
     rows, verdicts = [], []
     for size in given.sizes:

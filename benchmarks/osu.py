@@ -32,6 +32,11 @@ def p50(values: list[float]) -> float:
     return sorted(values)[round(len(values) / 2) - 1] * 1e6
 
 
+def ladder(sizes: tuple[int, ...]) -> list[int]:
+    """All that OSU measures on the way: each program meets the same sizes in the same order."""
+    return [sizes[0] << power for power in range((sizes[-1] // sizes[0]).bit_length())]
+
+
 def osu(program: Path, sizes: tuple[int, ...], samples: int) -> Figures:
     sweep = ["-m", f"{sizes[0]}:{sizes[-1]}", "-T", "mpi_float", "-f", "-z"]
     options = [*sweep, "-i", str(samples), "-x", str(WARMUP)]
@@ -42,29 +47,22 @@ def osu(program: Path, sizes: tuple[int, ...], samples: int) -> Figures:
         sys.exit(f"{program} printed no P50 (OSU 7.x prints it with -z):\n{printed}")
     # `# Size  Avg Latency(us)  ...  Iterations  P50 Tail Lat(us)`: two or more blanks part the columns
     column = next(k for k, name in enumerate(re.split(r"\s{2,}", head.strip("# "))) if "P50" in name)
-    return {
-        "osu": {int(row[0]): float(row[column]) for row in map(str.split, lines) if row and row[0].isdigit()}
-    }
+    return {"osu": {int(row[0]): float(row[column]) for row in map(str.split, lines) if row and row[0].isdigit()}}
 
 
 def commbench(sizes: tuple[int, ...], samples: int) -> Figures:
-    grid = ["backend=mpi", "op=all_reduce", "in_place=false", f"sizes=[{', '.join(map(str, sizes))}]"]
+    grid = ["backend=mpi", "op=all_reduce", "in_place=false", f"sizes={sizes[0]}B..{sizes[-1]}B x2"]
     how = ["mode=latency", "order=as_given", f"stop.max_samples={samples}", f"stop.min_samples={samples}"]
     found: Figures = {"commbench": {}, "slowest": {}}
-    for row in common.sweep("mpirun", "latency", [*grid, *how]):
+    for row in common.sweep("latency", [*grid, *how]):
         mean = [slow - skew / 2 for slow, skew in zip(row.seconds, row.skew, strict=True)]
         found["commbench"][row.nbytes], found["slowest"][row.nbytes] = p50(mean), p50(list(row.seconds))
     return found
 
 
 def python(sizes: tuple[int, ...], samples: int) -> Figures:
-    script = [
-        sys.executable,
-        str(common.HERE / "bare_mpi4py.py"),
-        str(samples),
-        str(WARMUP),
-        *map(str, sizes),
-    ]
+    what = [str(samples), str(WARMUP), *map(str, ladder(sizes))]
+    script = [sys.executable, str(common.HERE / "bare_mpi4py.py"), *what]
     found = common.last_json(common.run(common.ranks("mpirun", 2, script)))
     return {"mpi4py": {int(size): p50(seconds) for size, seconds in found.items()}}
 
@@ -74,9 +72,7 @@ def main() -> None:
     parser.add_argument(
         "--osu", type=Path, required=True, help="path of the C program osu_allreduce, built for this MPI"
     )
-    parser.add_argument(
-        "--sizes", type=common.sizes, default=(8, 2**20), help="bytes, powers of two times the first"
-    )
+    parser.add_argument("--sizes", type=common.sizes, default=(8, 2**20), help="bytes, powers of two times the first")
     parser.add_argument("--samples", type=int, default=1000, help="samples a run (default 1000)")
     given = parser.parse_args()
     sizes, samples = given.sizes, given.samples
@@ -90,9 +86,7 @@ def main() -> None:
         "mpi4py": lambda: python(sizes, samples),
     }
     runs = common.interleaved(sides, given.repeats)
-    rounds = [
-        {name: us for side in each for name, us in side.items()} for each in zip(*runs.values(), strict=True)
-    ]
+    rounds = [{name: us for side in each for name, us in side.items()} for each in zip(*runs.values(), strict=True)]
     figures: dict[str, dict[str, Any]] = {}
     rows, verdicts = [], []
     for size in sizes:
@@ -105,9 +99,7 @@ def main() -> None:
             rows.append((f"{common.size_name(size)} {words}", f"{statistics.median(here):.3f}", *shown))
             if name == "commbench":
                 verdicts.append(f"{common.size_name(size)} {ratios.verdict(LIMITS.get(size, 0.05))}")
-    print(
-        f"MPI all_reduce, 2 ranks, P50 of {samples} samples, {given.repeats} rounds; ratios to OSU by round"
-    )
+    print(f"MPI all_reduce, 2 ranks, P50 of {samples} samples, {given.repeats} rounds; ratios to OSU by round")
     common.table(("", "median us", "ratio min", "median", "max"), rows)
     print("OSU prints hundredths of a microsecond; the slowest rank is what commbench reports by itself.")
     print(f"Verdict (commbench against OSU, mean over ranks): {'; '.join(verdicts)}")

@@ -111,9 +111,7 @@ def one_sweep(arguments: list[str]) -> dict[str, float]:
             "quick",
         ]
         start = time.perf_counter()
-        common.run(
-            common.ranks("torchrun", 2, [*script, "--quiet", "--out", str(folder / "run"), *arguments])
-        )
+        common.run(common.ranks("torchrun", 2, [*script, "--quiet", "--out", str(folder / "run"), *arguments]))
         wall = time.perf_counter() - start
         steps = json.loads((folder / "steps.json").read_text(encoding="utf-8"))
     seconds = {name: float(took) for name, (_, took) in steps.items()}
@@ -140,9 +138,7 @@ def sweep(repeats: int, overrides: list[str]) -> tuple[dict[str, Any], str]:
 def main() -> None:
     parser = common.parser(__doc__, repeats=7)
     parser.add_argument("--sweeps", type=int, default=3, help="sweeps of quick (default 3)")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of quick"
-    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of quick")
     parser.add_argument("--part", choices=("start-up", "sweep"), help="only one half of it")
     given: argparse.Namespace = parser.parse_args()
     figures: dict[str, Any] = {}

@@ -12,6 +12,7 @@ summation: small integers whose partial sums stay inside what the dtype represen
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from commbench.errors import Unsupported
@@ -176,7 +177,7 @@ class Data:
         index = np.arange(start, stop, dtype=np.int64)
         own = self.rank * self.count
         if COLLECTIVES[self.op].reduces:
-            return self._reduced()[(index + (own if self.op == "reduce_scatter" else 0)) % self._period()]
+            return self._reduced[(index + (own if self.op == "reduce_scatter" else 0)) % self._period()]
         chunk, inside = np.divmod(index, max(self.count, 1))
         match self.op:
             case "broadcast":
@@ -198,7 +199,7 @@ class Data:
             ulp = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23}.get(self.dtype, 2.0**-52)
             bad = ~(np.abs(got - want) <= 2 * ulp * np.abs(want))
         else:
-            bad = got != want
+            bad = (got != want) | (np.signbit(got) != np.signbit(want))  # no known result is -0.0
         return Check(int(bad.sum()), start + int(bad.argmax()) if bad.any() else -1)
 
     # -- patterns of the reductions: repeat after _period() elements, so the known result is a small table
@@ -208,11 +209,14 @@ class Data:
         if self.redop == "prod":
             return -(-self.n // 6)  # at most six factors of two: 64 fits in an int8
         if self.redop in ("min", "max"):
-            return 1
-        return -(-self.n * 3 // (DTYPES[self.dtype].exact - 8))
+            return -(-self.n // _PRIME)  # ranks that meet in an element all give different values
+        # avg: at most three contributions, so that their roundings stay below 2 ulp
+        most = 9 if self.redop == "avg" else DTYPES[self.dtype].exact - 8
+        stride = -(-self.n * 3 // most)
+        return stride + (stride % 7 == 0)  # or a rank's values would be the same at all its turns
 
     def _period(self) -> int:
-        return {"prod": 3, "min": _PRIME, "max": _PRIME}.get(self.redop, 77) * self._stride()
+        return {"prod": 15, "min": _PRIME, "max": _PRIME, "avg": 7}.get(self.redop, 77) * self._stride()
 
     def _contribution(self, index: Any, rank: Any) -> "Floats":
         """What `rank` gives at `index` (broadcast against each other)."""
@@ -221,12 +225,17 @@ class Data:
         here = (index + rank) % self._stride() == 0
         if self.redop == "prod":
             values = np.where(here, 2, 1) * np.where((index + rank) % 3 == 0, -1, 1)
+            values = values * np.where((rank == 0) & (index % 5 == 0), -1, 1)  # else constant for 3, 6, .. ranks
         elif self.redop in ("min", "max"):
-            values = (index + 3 * rank) % _PRIME - _PRIME // 2
+            never = _PRIME // 2 if self.redop == "min" else -(_PRIME // 2)
+            values = np.where(here, (index + 3 * rank) % _PRIME - _PRIME // 2, never)
+        elif self.redop == "avg":  # of one sign: a library that scales first loses nothing by cancellation
+            values = np.where(here, (index + 2 * rank) % 7 + 1, 0)
         else:
             values = np.where(here, (index + 2 * rank) % 7 - 3, 0) + np.where(rank == 0, index % 11 - 5, 0)
         return values.astype(np.float64)
 
+    @cached_property
     def _reduced(self) -> "Floats":
         import numpy as np
 
@@ -242,7 +251,8 @@ def _mixed(rank: Any, index: Any) -> "Floats":
     """Values 0..96 that tell ranks and positions apart, also at distances of 97."""
     import numpy as np
 
-    return np.asarray((rank * 31 + index * 7 + index // _PRIME * 13) % _PRIME, dtype=np.float64)
+    far = rank // _PRIME * (index % 5 + 1) * 3
+    return np.asarray((rank * 31 + index * 7 + index // _PRIME * 13 + far) % _PRIME, dtype=np.float64)
 
 
 def encode(values: "Floats", dtype: str) -> "NDArray[Any]":

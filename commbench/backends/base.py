@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from commbench.collectives import Check
-from commbench.errors import SpecError, nearest
+from commbench.errors import MissingLibrary, SpecError, nearest
 from commbench.layouts import Groups
 from commbench.records import Case
 from commbench.records.measurement import Clock
@@ -69,8 +69,15 @@ IN_PLACE_ONLY: dict[str, frozenset[str]] = {
 
 
 def load(name: str) -> Any:
-    """The class behind a backend's name."""
+    """The class behind a backend's name. Raises MissingLibrary where what it stands on cannot be loaded."""
     if name not in BACKENDS:
         raise SpecError(f"unknown backend {name!r}; {nearest(name, BACKENDS)}")
     module, _, attribute = BACKENDS[name].partition(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except ImportError as error:
+        raise MissingLibrary(f"backend {name} needs a library that is not installed here: {error}") from None
+    except RuntimeError as error:  # mpi4py is there, but no MPI library
+        raise MissingLibrary(
+            f"backend {name}: {str(error).splitlines()[0]}; pip install 'commbench[mpi]' brings one"
+        ) from None

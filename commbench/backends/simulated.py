@@ -27,7 +27,12 @@ class Simulated:
     timer = 1e-8
 
     def __init__(
-        self, world: "World", latency: float = 5e-6, bandwidth: float = 10e9, noise: float = 0.02, seed: int = 0
+        self,
+        world: "World",
+        latency: float = 5e-6,
+        bandwidth: float = 10e9,
+        noise: float = 0.02,
+        seed: tuple[int, ...] = (0,),
     ) -> None:
         if world.size != len(world.ranks):
             raise Unsupported("the simulated backend plays all ranks in one process; start it without a launcher")
@@ -35,8 +40,8 @@ class Simulated:
         self.facts = {"simulated": f"latency {latency:g} s, bandwidth {bandwidth:g} B/s, noise {noise:g}"}
 
     def prepare(self, case: Case, groups: Groups) -> "SimulatedOp":
-        # Seeded by the question: a case gives the same figures in any order, and in a resumed run.
-        seed = np.random.default_rng([self._seed, int(case.key, 16)])
+        # Seeded by the question (and the launch): a case gives the same figures in any order, and in a resumed run.
+        seed = np.random.default_rng([*self._seed, int(case.key, 16)])
         return SimulatedOp(case, groups, self._latency, self._bandwidth, self._noise, seed)
 
     def close(self) -> None:

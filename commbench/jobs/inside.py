@@ -43,8 +43,7 @@ def simulate(request: Request, size: int, watcher: Watcher) -> int:
     """A whole run on simulated ranks, in this process. Returns the exit code."""
     for index in range(request.spec.launches):
         world = SingleWorld(size)
-        step = request._replace(launch=index, resume=request.resume or index > 0)
-        code = _measure(step, world, None, None, watcher)
+        code = _measure(request._replace(launch=index), world, None, None, watcher)
     return code
 
 
@@ -85,7 +84,7 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
     """The sweep itself, the same for real and simulated worlds."""
     spec, index = request.spec, request.launch or 0
     simulated = spec.backends == ("simulated",)
-    backends = _start(world, spec)
+    backends = _start(world, spec, index)
     identities, machine = probe.meet(world, place)
     if simulated:
         per_host = spec.simulated.ranks_per_host
@@ -129,26 +128,26 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
     return code
 
 
-def _start(world: World, spec: SweepSpec) -> "dict[str, base.Backend | str]":
+def _start(world: World, spec: SweepSpec, index: int) -> "dict[str, base.Backend | str]":
     """Each backend of the spec, or the sentence why it cannot run here; the same answer on every rank."""
     started: dict[str, base.Backend | str] = {}
     for name in spec.backends:
         made: base.Backend | None = None
         reason = ""
         try:
-            made = _backend(name, world, spec)
-        except (MissingLibrary, Unsupported, ImportError) as error:
-            reason = str(error) if isinstance(error, CommbenchError) else f"{name} is not installed here: {error}"
+            made = _backend(name, world, spec, index)
+        except (MissingLibrary, Unsupported) as error:
+            reason = str(error)
         told = [part.decode() for part in world.gather(reason.encode())]
         reason = world.share(next((r for r in told if r), "").encode()).decode()
         started[name] = made if made and not reason else reason
     return started
 
 
-def _backend(name: str, world: World, spec: SweepSpec) -> base.Backend:
+def _backend(name: str, world: World, spec: SweepSpec, index: int) -> base.Backend:
     if name == "simulated":
         s = spec.simulated
-        made: base.Backend = base.load(name)(world, s.latency, s.bandwidth, s.noise, spec.seed)
+        made: base.Backend = base.load(name)(world, s.latency, s.bandwidth, s.noise, (spec.seed, index))
         return made
     if name == "mpi" and type(world).__name__ == "TorchWorld":
         # Importing mpi4py here would make every rank an MPI world of its own.
@@ -190,7 +189,7 @@ def _open(request: Request, machine: Machine) -> tuple[store.Journal, list[Case]
     done = journal.done(lambda case: len(expand(case.groups, machine.host_of)))
     missing = [case for case in grid.order(cases, spec, index) if (case.key, index) not in done]
     control = None
-    if request.resume and missing and request.launch in (None, 0):
+    if request.resume and missing:
         store.note_resume(journal, {"at": request.created, **_changed(before.machine.facts, machine.facts)})
         control = next((m.case for m in journal.measurements if m.status == "ok"), None)
     return journal, missing, control

@@ -21,17 +21,16 @@ def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str],
         if not request.resume:
             raise store.already(request.out)
         same_spec(request)
+    arguments = [*arguments, "--out", str(request.out)]
+    command = launch.argv(launcher, ranks, arguments, spec.backends)
     expected = grid.guess(spec, ranks)
     most = grid.estimate(spec, expected)[1] / spec.launches / max(1, len(expected))
     patience = 60.0 + 3 * (spec.deadline + most)
     watcher.begin(len(expected) * spec.launches, grid.estimate(spec, expected)[0])
     follower = _Follower(journal, before, watcher.rows)
     for index in range(spec.launches):
-        own = [*arguments, "--out", str(request.out), "--launch", str(index)]
-        if request.resume or index > 0:
-            own.append("--resume")
-        command = launch.argv(launcher, ranks, own, spec.backends)
-        ended = launch.run(command, follower.look, patience, watcher.say)
+        own = [*command, "--launch", str(index), *(["--resume"] if request.resume else [])]
+        ended = launch.run(own, follower.look, patience, watcher.say)
         if not _complete(request.out, spec, index):
             raise _incomplete(request.out, command, ended, index)
         if ended.code == SpecError.exit_code:

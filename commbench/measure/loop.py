@@ -117,11 +117,19 @@ class Loop:
             for b, times in zip(blank, measured.times, strict=False)
         ]
         if self._options.check and case.op != "barrier":
-            verdict = self._together(f"data check of {what}", allowance, lambda: tuple(op.check()) if op else ())
+            verdict = self._together(f"data check of {what}", allowance, lambda: self._checked(op, groups))
             done = [_judged(m, group, verdict) for m, group in zip(done, groups, strict=False)]
         if op:
             op.close()
         return self._answer(done)
+
+    def _checked(self, op: Op | None, groups: Groups) -> tuple[Check, ...]:
+        """Checks of the ranks played here, in the order of the world."""
+        found = tuple(op.check()) if op else ()
+        if len(self._world.ranks) == 1:
+            return found
+        by_rank = dict(zip([rank for group in groups for rank in group], found, strict=True))
+        return tuple(by_rank.get(rank, Check(0, -1)) for rank in self._world.ranks)
 
     def _answer(self, rows: list[Measurement]) -> tuple[Measurement, ...]:
         return tuple(rows) if self._world.rank == 0 else ()

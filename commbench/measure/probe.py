@@ -32,9 +32,11 @@ _NAMES = frozenset(
 )  # fmt: skip
 # Inside the list still hidden: words that name a secret, and launchers' own addresses and argument lists.
 _SECRET = re.compile(
-    r"KEY|TOKEN|SECRET|PASS|CRED|AUTH|COOKIE|PROXY|JWT|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$"
+    r"KEY|TOKEN|SECRET|PASS|PWD|CRED|AUTH|COOKIE|PROXY|JWT|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$"
 )
-_USERINFO = re.compile(r"//[^/\s]*@|^[^/\s:@]+:[^/\s@]+@")
+_USERINFO = re.compile(
+    r"//[^/\s]*@|^[^/\s:@]+:[^/\s@]+@|(?i:\b(?:bearer|basic) \S|(?:key|token|secret|passw(?:or)?d|pwd)[=: ]\S)"
+)
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -62,15 +62,19 @@ def _header(run: Run, rows: Sequence[Row], same: _Columns) -> Iterator[str]:
     told = {name: next((row for row, cell in zip(rows, same[name], strict=True) if cell), None) for name in same}
     if said := [text for name, row in told.items() if row and (text := ABOUT[name][1](row))]:
         text = f"{'all rows: ' if len(same) < len(ABOUT) else ''}{' · '.join(said)}"
-        yield from (f"# {line}" for line in textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False))
+        yield from _wrapped(text)
     interval = f"half of its {confidence(run)} interval"
     yield f"# time_us = median over samples of the slowest rank; ±% = {interval}"
     yield "# skew_us = from the fastest to the slowest rank; algbw, busbw in GB/s (1e9 bytes/s); n = samples"
     yield "#"
 
 
+def _wrapped(text: str) -> Iterator[str]:
+    return (f"# {line}" for line in textwrap.wrap(text, WIDTH - 2, break_on_hyphens=False))
+
+
 def _figures(rows: Sequence[Row], ranks: Mapping[str, str], notes: _Notes) -> _Columns:
-    known = [digits(row.median_us, row.ci_low_us, row.ci_high_us) if row.median_us else 0 for row in rows]
+    known = [_digits(row) for row in rows]
     several = {row.ranks for row in rows if row.ranks}
     columns: _Columns = {}
     if ranks or len(several) > 1:
@@ -165,7 +169,7 @@ def _spread_lines(spreads: Sequence[Spread], names: Sequence[str], ranks: Mappin
         "groups": [str(spread.groups) for spread in shown],
         "fastest": [_own(spread.fastest) for spread in shown],
         "ranks": [ranks.get(spread.fastest.group, spread.fastest.group) for spread in shown],
-        "median": [figure(spread.median_us, 3) for spread in shown],
+        "median": [figure(spread.median_us, min(_digits(spread.fastest), _digits(spread.slowest))) for spread in shown],
         "slowest": [_own(spread.slowest) for spread in shown],
         "ranks ": [ranks.get(spread.slowest.group, spread.slowest.group) for spread in shown],
         "ratio": ["-" if spread.ratio is None else f"{spread.ratio:.2f}" for spread in shown],
@@ -177,7 +181,11 @@ def _spread_lines(spreads: Sequence[Spread], names: Sequence[str], ranks: Mappin
 
 
 def _own(row: Row) -> str:
-    return figure(row.median_us, digits(row.median_us or 0, row.ci_low_us, row.ci_high_us))
+    return figure(row.median_us, _digits(row))
+
+
+def _digits(row: Row) -> int:
+    return digits(row.median_us or 0.0, row.ci_low_us, row.ci_high_us)
 
 
 def _notes(rows: Iterable[Row]) -> dict[_Reason, int]:
@@ -195,7 +203,8 @@ def _footnotes(rows: Sequence[Row], notes: _Notes) -> Iterator[str]:
         most = sorted(rounded.items())[:_MOST_ROUNDED]
         each = [f"asked {size(asked)} measured {size(moved)} ({_rows(k)})" for (asked, moved), k in most]
         left_out = f"; and {len(rounded) - len(most)} more sizes" if len(rounded) > len(most) else ""
-        yield f"# rounded to whole elements on every rank: {'; '.join(each)}{left_out}"
+        text = f"rounded to whole elements on every rank: {'; '.join(each)}{left_out}"
+        yield from _wrapped(text)
     if unsure := sum(row.samples > 0 and row.half_width is None for row in rows):
         yield f"# ±% is ? where independent samples are too few for an interval ({_rows(unsure)})"
 

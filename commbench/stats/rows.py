@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _WORST: tuple[Status, ...] = ("ok", "skipped", "failed", "hung")
-_BATCH = 2**21  # samples held as one array
+_BATCH = 2**18  # samples held as one array
 # A quantile further out than the samples reach would be the maximum in disguise.
 _ENOUGH = {0.95: 20, 0.99: 100}
 
@@ -177,6 +177,7 @@ def _distinct(texts: Iterable[str]) -> Iterable[str]:
 def _facts(pooled: Sequence[Measurement], medians: Sequence[float | None]) -> dict[str, list[Any]]:
     """The columns that are read off, and the bandwidths that follow from the median."""
     cases = [m.case for m in pooled]
+    settings = {case.settings: dict(case.settings) for case in cases}
     several = {m.case.groups for m in pooled if m.group}
     catalogue = [COLLECTIVES[case.op] for case in cases]
     nbytes = [
@@ -197,7 +198,7 @@ def _facts(pooled: Sequence[Measurement], medians: Sequence[float | None]) -> di
         "group": [f"{m.case.groups}[{m.group}]" if m.case.groups in several else m.case.groups for m in pooled],
         "ranks": [m.ranks or None for m in pooled],
         "in_place": [case.in_place for case in cases],
-        "settings": [dict(case.settings) for case in cases],
+        "settings": [settings[case.settings] for case in cases],
         "samples": [len(m.seconds) for m in pooled],
         "algbw_gbps": [algbw for algbw, _ in rates],
         "busbw_gbps": [busbw for _, busbw in rates],
@@ -226,11 +227,16 @@ def _statistics(
     names = ("median_us", "ci_low_us", "ci_high_us", "between_us", "min_us", "p95_us", "p99_us", "mean_us")
     return {
         "launches": launches.tolist(),
-        **{name: _known(column * 1e6) for name, column in zip(names, times, strict=True)},
-        "skew_us": _known(skew[0] * 1e6),
+        **{name: _known(_us(column)) for name, column in zip(names, times, strict=True)},
+        "skew_us": _known(_us(skew[0])),
         "slowest": [None if rank is None else int(rank) for rank in _known(slowest[0])],
         "slowest_share": _known(slowest[1]),
     }
+
+
+def _us(seconds: "Floats") -> "Floats":
+    """Microseconds to the picosecond: what is behind comes from the conversion."""
+    return np.round(seconds * 1e6, 6)
 
 
 def _known(column: "Floats") -> list[float | None]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_CHUNK = 2**18  # samples worked on together: the intermediate arrays stay in the cache
+_CHUNK = 2**16  # samples worked on together: the intermediate arrays stay in the cache
 _MOST_DIGITS = 5
 _FEWEST_DIGITS = 2  # where there is no interval: enough to recognise, too few to compare
 
@@ -88,7 +88,7 @@ def autocorrelation_time(series: "Floats") -> "Floats":
     """Each row's integrated autocorrelation time, 1 (independent) to n."""
     n = series.shape[1]
     centred = series - series.mean(axis=1, keepdims=True)
-    length = 1 << (2 * n - 1).bit_length()  # padded, so that the end does not meet the beginning
+    length = _fast_length(2 * n)  # padded, so that the end does not meet the beginning
     spectrum = np.fft.rfft(centred, length, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
     covariance = np.fft.irfft(power, length, axis=1)[:, : n // 2 * 2]
@@ -101,6 +101,15 @@ def autocorrelation_time(series: "Floats") -> "Floats":
     total = np.where(signal, np.minimum.accumulate(pairs, axis=1), 0).sum(axis=1)
     clipped: Floats = np.clip(2 * total - 1, 1, max(n, 1))
     return clipped
+
+
+@lru_cache
+def _fast_length(least: int) -> int:
+    """The next number without prime factors above 5: others make a Fourier transform slow."""
+    length = max(least, 1)
+    while pow(30, 64, length):
+        length += 1
+    return length
 
 
 def pool_launches(

@@ -47,11 +47,12 @@ def discover(env: Mapping[str, str]) -> Place | None:
     if len(mpi) == 2 and mpi[0][1:3] != mpi[1][1:3]:
         raise _contradiction(*mpi)
     torchrun = places.get("torchrun")
-    if torchrun and mpi and torchrun[1:3] != mpi[0][1:3]:
-        # Only the torchrun agent sets this one; plain RANK and WORLD_SIZE may be left over from anything.
-        if "TORCHELASTIC_RUN_ID" not in env:
-            raise _contradiction(torchrun, mpi[0])
+    # Only the torchrun agent sets this one; plain RANK and WORLD_SIZE may be left over from anything. Its
+    # numbers win on every rank, also where they happen to be the same as mpirun's.
+    if torchrun and "TORCHELASTIC_RUN_ID" in env:
         return torchrun
+    if torchrun and mpi and torchrun[1:3] != mpi[0][1:3]:
+        raise _contradiction(torchrun, mpi[0])
     return mpi[0] if mpi else torchrun or places.get("srun")
 
 
@@ -65,6 +66,8 @@ def _read(name: str, env: Mapping[str, str]) -> Place | None:
         rank, size = int(env[variables.rank]), int(env[size_name])
         local = int(env[variables.local]) if variables.local in env else None
     except ValueError:
+        if variables.local in env:
+            source += f" {variables.local}={env[variables.local]}"
         raise LaunchError(f"{source}: these are not whole numbers; unset them or start through {name}") from None
     if not 0 <= rank < size:
         raise LaunchError(f"{source}: the rank is outside the world; unset them or start through {name}")

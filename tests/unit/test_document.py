@@ -64,7 +64,7 @@ def path(tmp_path: Path) -> Path:
         ("a: 1\nb: \x07", "FILE:2: not YAML: character '\\x07' is not accepted"),
         ("%YAML " + "1" * 5000 + ".1\n---\na: 1", "FILE:1: not YAML: "),
         (b"a: 1\nb: \xff\xfe", "FILE:2: is not UTF-8 text"),
-        (b"a: 1\n" + b"#" * MAX_FILE, "FILE: is larger than 1 MiB"),
+        (b"a: 1\n" + b"#" * MAX_FILE, "FILE: is larger than 256 KiB"),
     ],
 )
 def test_refused_with_place(path: Path, content: str | bytes, sentence: str) -> None:
