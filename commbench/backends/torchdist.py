@@ -63,19 +63,18 @@ class TorchBackend:
     def _device(self) -> torch.device:
         return torch.device("cpu")
 
-    def group(self, mine: tuple[int, ...]) -> tuple[Any, Any]:
-        """The process group under test and the Gloo group that synchronises before a sample."""
-        if mine not in self._groups:
-            made = [
-                dist.new_group(list(mine), backend=name, timeout=_LONG, use_local_synchronization=True, group_desc=role)
-                for name, role in ((self.name, f"{self.name} under test"), ("gloo", f"{self.name} sync"))
-            ]
-            self._groups[mine] = (made[0], made[1])
-        return self._groups[mine]
-
     def prepare(self, case: Case, groups: Groups) -> "TorchOp | None":
+        _refuse(self.name, case)
+        for group in groups:
+            if group not in self._groups:
+                self._groups[group] = self._new(group, "under test", self.name), self._new(group, "sync", "gloo")
         mine = next((group for group in groups if self._world.rank in group), None)
-        return TorchOp(self, case, mine) if mine else None
+        return TorchOp(self, case, mine, *self._groups[mine]) if mine else None
+
+    def _new(self, group: tuple[int, ...], role: str, backend: str) -> Any:
+        # Every rank makes every group, also those it is not in: torch names a group after the number of groups
+        # a rank has made, so with use_local_synchronization ranks of different histories wait for each other.
+        return dist.new_group(list(group), backend=backend, timeout=_LONG, group_desc=f"{self.name} {role}")
 
     # -- how time is taken; NCCL overrides these three
 
@@ -175,10 +174,9 @@ def _refuse(name: str, case: Case) -> None:
 
 
 class TorchOp:
-    def __init__(self, backend: TorchBackend, case: Case, mine: tuple[int, ...]) -> None:
-        _refuse(backend.name, case)
+    def __init__(self, backend: TorchBackend, case: Case, mine: tuple[int, ...], group: Any, sync: Any) -> None:
         self._backend, self._case, self._members = backend, case, mine
-        self._group, self._sync = backend.group(mine)
+        self._group, self._sync = group, sync
         rank, n = mine.index(backend._world.rank), len(mine)
         count = elements(case.op, case.nbytes, case.dtype, n)
         self._data = Data(case.op, case.dtype, case.redop, n, rank, count, case.root)

@@ -149,7 +149,7 @@ def _backend(name: str, world: World, spec: SweepSpec, index: int) -> base.Backe
         s = spec.simulated
         made: base.Backend = base.load(name)(world, s.latency, s.bandwidth, s.noise, (spec.seed, index))
         return made
-    if name == "mpi" and type(world).__name__ == "TorchWorld":
+    if name == "mpi" and world.channel == "gloo":
         # Importing mpi4py here would make every rank an MPI world of its own.
         raise Unsupported(
             "these ranks are no MPI world (not started by mpirun, mpiexec or srun --mpi): start them with mpirun"

@@ -17,11 +17,14 @@ from commbench.layouts import Groups  # noqa: E402
 from commbench.world.discover import Place  # noqa: E402
 from commbench.world.protocol import Words  # noqa: E402
 
+_ADVICE = {"srun": "start with srun --mpi=pmix (Open MPI) or --mpi=pmi2 (MPICH), or leave backend mpi out"}
 _INLINE = 248  # bytes that travel with the length, in one broadcast
 
 
 class MpiWorld:
     """Raises LaunchError where MPI and the launcher's environment disagree about the world."""
+
+    channel = "mpi"
 
     def __init__(self, place: Place) -> None:
         self._comm = MPI.COMM_WORLD.Dup()
@@ -33,8 +36,8 @@ class MpiWorld:
         if self.size == 1 and place.size > 1:
             raise LaunchError(
                 f"{place.launcher} started {place.size} processes ({place.source}), but MPI sees {place.size} worlds "
-                f"of one rank: mpi4py here uses {library}, which this mpirun/mpiexec does not belong to; "
-                "start with the mpirun of the same MPI"
+                f"of one rank: mpi4py here uses {library}, which {place.launcher} did not start as one job; "
+                + _ADVICE.get(place.launcher, "start with the mpirun of the same MPI")
             )
         if (self.rank, self.size) != (place.rank, place.size):
             raise LaunchError(

@@ -13,6 +13,7 @@ Times: TypeAlias = NDArray[np.float64]
 
 
 class World(Protocol):
+    channel: str  # mpi, gloo or none: what carries the control messages
     rank: int
     size: int
     ranks: Sequence[int]  # those that this process plays: one, or all of a simulated world

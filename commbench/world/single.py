@@ -10,6 +10,7 @@ from commbench.world.protocol import Words
 class SingleWorld:
     """`size` ranks played by this process."""
 
+    channel = "none"
     rank = 0
     address = "127.0.0.1"
 

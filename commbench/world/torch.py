@@ -44,6 +44,8 @@ def _first_host(env: Mapping[str, str]) -> str:
 
 
 class TorchWorld:
+    channel = "gloo"
+
     def __init__(self, place: Place) -> None:
         self.rank, self.size = place.rank, place.size
         self.ranks: Sequence[int] = (self.rank,)
@@ -91,21 +93,21 @@ class TorchWorld:
     def reduce_max(self, groups: Groups, words: Words) -> list[Words]:
         mine = next((group for group in groups if self.rank in group), None)
         out = torch.from_numpy(words.copy())
+        sub = self._sub(mine or (), groups)
         if mine and len(mine) > 1:
-            dist.reduce(out, mine[0], op=dist.ReduceOp.MAX, group=self._sub(mine))
+            dist.reduce(out, mine[0], op=dist.ReduceOp.MAX, group=sub)
         if len(groups) == 1 and groups[0][0] == 0:
             return [out.numpy()] if self.rank == 0 else []
         parts = self.gather(out.numpy().tobytes() if mine and mine[0] == self.rank else b"")
         return [np.frombuffer(parts[group[0]], np.int64) for group in groups] if self.rank == 0 else []
 
-    def _sub(self, mine: tuple[int, ...]) -> Any:
+    def _sub(self, mine: tuple[int, ...], groups: Groups) -> Any:
         if len(mine) == self.size:
             return self._group
-        if mine not in self._subs:
-            self._subs[mine] = dist.new_group(
-                list(mine), backend="gloo", timeout=_LONG, use_local_synchronization=True, group_desc="control"
-            )
-        return self._subs[mine]
+        for group in groups:  # on every rank, as in backends.torchdist
+            if group not in self._subs:
+                self._subs[group] = dist.new_group(list(group), backend="gloo", timeout=_LONG, group_desc="control")
+        return self._subs.get(mine)
 
     def barrier(self) -> None:
         dist.barrier(group=self._group)

@@ -82,16 +82,23 @@ def test_the_python_loop_serves_where_nothing_was_compiled(spec: Callable[..., s
     assert "Python" in load(out)[0].machine.facts["mpi_loop"]
 
 
-def test_groups_of_four_ranks(spec: Callable[..., str], out: Path) -> None:
+@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+def test_groups_of_four_ranks(spec: Callable[..., str], out: Path, launcher: str) -> None:
+    backends = ("mpi", "gloo") if launcher == "mpirun" else ("gloo",)
     groups = "[world, node, rail, pairs, {every: 2}, {mesh: {dp: 2, tp: 2}}, {mesh: {dp: 2, tp: 2}, alone: true}]"
-    fields = {"backend": "[mpi, gloo]", "groups": groups, "sizes": "4KiB", "op": "[all_reduce, all_gather]"}
+    fields = {
+        "backend": f"[{', '.join(backends)}]",
+        "groups": groups,
+        "sizes": "4KiB",
+        "op": "[all_reduce, all_gather]",
+    }
     stop = "{max_time: 10ms, max_samples: 10}"
-    command = [*COMMBENCH, "sweep", spec(**fields, stop=stop), "-n", "4", "--out", str(out), "--quiet"]
-    ended = run(command, 300)
+    command = [*COMMBENCH, "sweep", spec(**fields, stop=stop), "-n", "4", "--launcher", launcher]
+    ended = run([*command, "--out", str(out), "--quiet"], 300)
     assert ended.code == 0, ended.err
     run_, rows = load(out)
     assert run_.machine.host_of == (0, 0, 0, 0)
-    for backend, op in itertools.product(("mpi", "gloo"), ("all_reduce", "all_gather")):
+    for backend, op in itertools.product(backends, ("all_reduce", "all_gather")):
         mine = [m for m in rows if (m.case.backend, m.case.op) == (backend, op)]
         groups_of = {(m.case.groups, m.group) for m in mine if m.status == "ok"}
         assert {g for name, g in groups_of if name == "pairs/0"} == {0, 1}

@@ -64,6 +64,16 @@ def test_srun_over_two_nodes(slurm: dict[str, str], spec: Callable[..., str], ou
     assert {m.status for m in load(out)[1]} == {"ok"}
 
 
+def test_mpi_under_srun(slurm: dict[str, str], spec: Callable[..., str], out: Path) -> None:
+    command = [*COMMBENCH, "sweep", spec(), "--out", str(out), "--quiet"]
+    alone = run(["srun", "--mpi=none", "-n", "2", *command], **slurm)
+    assert alone.code == 4
+    assert "--mpi=pmix" in alone.err
+    ended = run(["srun", "--mpi=pmix", "-n", "2", *command], **slurm)
+    assert ended.code == 0, ended.err
+    assert {(m.status, m.ranks) for m in load(out)[1]} == {("ok", 2)}
+
+
 def test_commbench_starts_srun_by_itself(slurm: dict[str, str], spec: Callable[..., str], out: Path) -> None:
     command = [*COMMBENCH, "sweep", spec(backend="gloo"), "-n", "2", "--launcher", "srun", "--out", str(out)]
     ended = run(command, **slurm)

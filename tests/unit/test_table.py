@@ -162,7 +162,7 @@ def test_groups_have_their_ranks_and_their_spread() -> None:
     assert [cells[:2] for cells in body(lines)][:3] == [["node[0]", "0-3"], ["node[1]", "4-7"], ["rail[0]", "0,4"]]
     at = lines.index("# spread between the groups of a case (time_us):")
     assert lines[at + 2].split() == ["#", "node", "1KiB", "2", "100.0", "0-3", "200", "300", "4-7", "3.00"]
-    assert lines[at + 3].split() == ["#", "rail", "1KiB", "4", "100.0", "0,4", "175", "250.0", "3,7", "2.50"]
+    assert lines[at + 3].split() == ["#", "rail", "1KiB", "4", "100.0", "0,4", "175.0", "250.0", "3,7", "2.50"]
 
 
 def test_only_the_widest_spreads_are_shown() -> None:
