@@ -1,5 +1,6 @@
 """`commbench show`: a run folder as a table, JSON or CSV."""
 
+import gc
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ def show(folder: Path, form: str) -> None:
     from commbench.report import table
     from commbench.stats.rows import rows, spread
 
+    gc.disable()  # nothing here is a cycle, and 100,000 rows are a fifth faster without looking for one
     run, measurements = store.load(folder)
     found = rows(measurements, run.spec["stop"]["confidence"])
     if form == "json":

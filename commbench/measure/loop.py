@@ -26,6 +26,7 @@ _MIN_SAMPLE = 200e-6  # seconds of a throughput sample: well above the jitter of
 _PIPELINE = 20  # calls back to back in a throughput sample, as nccl-tests has by default ...
 _PIPELINE_TIME = 0.05  # ... unless that takes longer than this
 _MAX_CALLS = 10_000
+_FEW = 3  # samples are always taken, however long a call is
 _WINDOW = 4  # samples of one look at the warm-up
 _STEADY = 0.03  # warm when a window is no more than this faster than the best before
 _SLOWEST_BANDWIDTH = 5e6  # bytes/s: the slowest link that a deadline still has patience for
@@ -214,7 +215,7 @@ class _Judge:
                 return _Told(_WINDOW, calls if self._mode == "throughput" else 1, "")
             self._sampling, self._spent = True, 0.0
             self._calls = self._calibrated() if self._mode == "throughput" else 1
-            return _Told(self._options.limits.min_samples, self._calls, "")
+            return _Told(self._first(), self._calls, "")
         self._batches.append(times)
         so_far = [np.concatenate([batch[g].seconds for batch in self._batches]) for g in range(len(times))]
         decision: Decision = decide(so_far, self._options.limits, self._spent)
@@ -227,6 +228,12 @@ class _Judge:
         if self._spent >= self._options.warmup:
             return True
         return len(self._warm) >= 3 and per_call >= best * (1 - _STEADY)
+
+    def _first(self) -> int:
+        """The first batch: min_samples, or what fits into max_time where a call takes seconds (but some)."""
+        limits = self._options.limits
+        fits = int(limits.max_time / (self._per_call * self._calls))
+        return min(limits.min_samples, max(_FEW, fits))
 
     def _calibrated(self) -> int:
         """Calls per sample: the clock is a small part of it, and throughput mode has something to pipeline."""

@@ -26,7 +26,7 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     ci: float = 0.02
     confidence: float = 0.95
     max_time: float = 5.0
-    min_samples: int = 10
+    min_samples: int = 20
     max_samples: int = 1000
 
 
@@ -205,12 +205,14 @@ def load(source: str, overrides: Sequence[str] = ()) -> SweepSpec:
     top = read(path, overrides)
     fields = top.mapping((*AXES, *REST, "cases"))
     rest = {key: REST[key](fields[key]) for key in REST if key in fields}
+    stop = rest.get("stop", Stop())
+    least, most = stop.min_samples, stop.max_samples
+    if least > most:
+        if "min_samples" in fields["stop"].value:
+            raise fields["stop"].child("min_samples").error(f"min_samples ({least}) is more than max_samples ({most})")
+        rest["stop"] = msgspec.structs.replace(stop, min_samples=most)  # only the default was more
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", PurePath(path).stem).lstrip("._-")[:64]
     spec = SweepSpec(**{"name": stem or "sweep", **rest}, source=path, cases=_blocks(top, fields))
-    least, most = spec.stop.min_samples, spec.stop.max_samples
-    if least > most:
-        key = "min_samples" if "min_samples" in fields["stop"].value else "max_samples"
-        raise fields["stop"].child(key).error(f"min_samples ({least}) is more than max_samples ({most})")
     if "simulated" in fields and "simulated" not in spec.backends:
         chosen = ", ".join(spec.backends)
         raise fields["simulated"].error(f"goes with backend simulated only, not with {chosen}")

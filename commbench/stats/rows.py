@@ -318,7 +318,7 @@ def spread(rows: Iterable[Row]) -> list[Spread]:
     """For each case that several groups answered: the fastest, the median and the slowest of them."""
     cases: dict[tuple[Any, ...], list[tuple[float, Row]]] = {}
     for row in rows:
-        if row.median_us is not None:
+        if row.median_us is not None and row.group != "world":  # which is one group by definition
             cases.setdefault((*series(row), row.asked), []).append((row.median_us, row))
     return [_spread(group) for group in cases.values() if len(group) > 1]
 

@@ -17,7 +17,7 @@ class Limits(NamedTuple):
     ci: float = 0.02
     confidence: float = 0.95
     max_time: float = 5.0
-    min_samples: int = 10
+    min_samples: int = 20
     max_samples: int = 1000
 
 

@@ -65,7 +65,7 @@ def test_defaults(path: Path) -> None:
     )
     assert (axes.in_place, axes.root, axes.settings) == ((), (0,), ())
     assert (spec.stop.ci, spec.stop.confidence, spec.stop.max_time) == (0.02, 0.95, 5.0)
-    assert (spec.stop.min_samples, spec.stop.max_samples) == (10, 1000)
+    assert (spec.stop.min_samples, spec.stop.max_samples) == (20, 1000)
     assert (spec.warmup.max_time, spec.deadline, spec.check) == (1.0, 60.0, True)
 
 
@@ -299,8 +299,10 @@ def test_bad_interval(path: Path, value: str) -> None:
 
 
 def test_samples_must_fit(path: Path) -> None:
-    sentence = refusal(path, written(stop="{max_samples: 5}"))
-    assert sentence == "FILE:4: $.stop.max_samples: min_samples (10) is more than max_samples (5)"
+    sentence = refusal(path, written(stop="{max_samples: 5, min_samples: 7}"))
+    assert sentence == "FILE:4: $.stop.min_samples: min_samples (7) is more than max_samples (5)"
+    path.write_text(written(stop="{max_samples: 5}"))
+    assert load(str(path)).stop.min_samples == 5
     assert refusal(path, written(stop="{min_samples: 0}")).startswith("FILE:4: $.stop.min_samples: 0 is not")
 
 
