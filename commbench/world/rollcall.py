@@ -36,6 +36,14 @@ class Step(NamedTuple):
     expires: float  # time.monotonic()
 
 
+class Trouble(NamedTuple):
+    """An error that one rank met in a step: data if all ranks come through it, the end of the job if not."""
+
+    number: int
+    since: float  # time.monotonic()
+    text: str
+
+
 def addresses() -> list[str]:
     """This host's IPv4 addresses, loopback last."""
     found = []
@@ -60,7 +68,8 @@ class RollCall:
         self._lock = threading.Lock()
         self._peers: dict[int, socket.socket] = {}
         self._answers: dict[int, dict[str, Any]] = {}
-        self._trouble: tuple[float, str] | None = None
+        self._trouble: Trouble | None = None
+        self._settled = 0  # the last step in which all ranks came to tell how they fared
         self._closing = False
         self._extended = (0, 0.0)  # (step number, until): a step that rank 0 was asked about, and lives
         # Rank 0 calls it before the job ends: kind (hung, died, raised), the step, and the sentence.
@@ -94,14 +103,15 @@ class RollCall:
 
     def report(self, text: str) -> None:
         """This rank met an error; unless all ranks come to `settled`, rank 0 ends the job with it."""
+        trouble = Trouble(self._step.number, time.monotonic(), f"{self._names[self._rank]} raised {text}")
         if self._rank == 0:
-            self._trouble = (time.monotonic(), f"{self._names[0]} raised {text}")
+            self._trouble = trouble
         else:
-            _send(self._peers[0], {"say": "trouble", "text": f"{self._names[self._rank]} raised {text}"})
+            _send(self._peers[0], {"say": "trouble", "number": trouble.number, "text": trouble.text})
 
     def settled(self) -> None:
         """All ranks have told rank 0 how they fared: a reported error is data now."""
-        self._trouble = None
+        self._settled = self._step.number
 
     def close(self) -> None:
         with self._lock:
@@ -117,22 +127,27 @@ class RollCall:
                 selector.register(peer, selectors.EVENT_READ, rank)
             buffers: dict[int, bytes] = dict.fromkeys(self._peers, b"")
             while not self._closing:
-                for key, _ in selector.select(0.5):
-                    rank = key.data
-                    try:
-                        data = self._peers[rank].recv(65536)
-                    except OSError:
-                        data = b""
-                    if not data:
-                        selector.unregister(self._peers[rank])
-                        self._lost(rank)
-                        continue
-                    *lines, buffers[rank] = (buffers[rank] + data).split(b"\n")
-                    for line in lines:
-                        self._hear(rank, json.loads(line))
-                if self._rank == 0 and self._trouble and time.monotonic() > self._trouble[0] + _TROUBLE:
-                    self._end("raised", self._trouble[1])
+                self._listen(selector, buffers, 0.5)
+                if self._trouble and self._trouble.number <= self._settled:
+                    self._trouble = None  # heard of late: that step ended well
+                if self._trouble and time.monotonic() > self._trouble.since + _TROUBLE:
+                    self._end("raised", self._trouble.text)
                 self._check_deadline(selector, buffers)
+
+    def _listen(self, selector: selectors.BaseSelector, buffers: dict[int, bytes], timeout: float) -> None:
+        for key, _ in selector.select(timeout):
+            rank = key.data
+            try:
+                data = self._peers[rank].recv(65536)
+            except OSError:
+                data = b""
+            if not data:
+                selector.unregister(self._peers[rank])
+                self._lost(rank)
+                continue
+            *lines, buffers[rank] = (buffers[rank] + data).split(b"\n")
+            for line in lines:
+                self._hear(rank, json.loads(line))
 
     def _hear(self, rank: int, message: dict[str, Any]) -> None:
         say = message["say"]
@@ -142,7 +157,7 @@ class RollCall:
         elif say == "here":
             self._answers[rank] = message
         elif say == "trouble":
-            self._trouble = self._trouble or (time.monotonic(), message["text"])
+            self._trouble = self._trouble or Trouble(message["number"], time.monotonic(), message["text"])
         elif say == "end":
             os._exit(message["code"])
         elif say == "bye":
@@ -170,11 +185,7 @@ class RollCall:
             _send(peer, {"say": "where"})
         until = time.monotonic() + _ANSWER
         while time.monotonic() < until and len(self._answers) < len(self._peers):
-            for key, _ in selector.select(0.2):
-                data = self._peers[key.data].recv(65536)
-                *lines, buffers[key.data] = (buffers[key.data] + data).split(b"\n")
-                for line in lines:
-                    self._hear(key.data, json.loads(line))
+            self._listen(selector, buffers, 0.2)
         if self._step.number != step.number:
             return  # it moved on meanwhile: late, but alive
         if self._rank == 0:
