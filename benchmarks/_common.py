@@ -79,6 +79,11 @@ def timed(command: Sequence[str]) -> float:
     return time.perf_counter() - start
 
 
+def exactly(samples: int) -> list[str]:
+    """Overrides of a spec: this many samples of every point, whatever they say and however long they take."""
+    return [f"stop.max_samples={samples}", f"stop.min_samples={samples}", "stop.max_time=1h"]
+
+
 def ranks(launcher: str, count: int, command: Sequence[str]) -> list[str]:
     """The command on `count` ranks, started as `commbench sweep -n` starts those that measure MPI or Gloo."""
     return LAUNCHERS[launcher](count, command, [MEASURED[launcher]])

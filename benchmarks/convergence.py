@@ -62,7 +62,7 @@ def main() -> None:
     given = parser.parse_args()
     rules = {"until 2 %": [f"stop.ci={TIGHT:.0%}", f"stop.max_time={given.max_time}", "stop.max_samples=100000"]}
     for count in given.counts:
-        rules[f"{count} samples"] = [f"stop.max_samples={count}", f"stop.min_samples={count}"]
+        rules[f"{count} samples"] = common.exactly(count)
     policies = {name: (lambda rule=rule: measure(given.spec, [*given.set, *rule])) for name, rule in rules.items()}
     runs = common.interleaved(policies, given.repeats)
     adaptive = runs["until 2 %"]

@@ -42,7 +42,7 @@ class Sides:
             "order=as_given",
             f"sizes=[{', '.join(map(str, self._sizes))}]",
         ]
-        how = ["mode=throughput", f"stop.max_samples={self._samples}", f"stop.min_samples={self._samples}"]
+        how = ["mode=throughput", *common.exactly(self._samples)]
         found: Figures = {"commbench": {}, "commbench mean": {}}
         for row in common.sweep("quick", [*grid, *how]):
             mean = statistics.mean(row.seconds) - statistics.mean(row.skew) / 2  # of 2 ranks

@@ -52,7 +52,7 @@ def osu(program: Path, sizes: tuple[int, ...], samples: int) -> Figures:
 
 def commbench(sizes: tuple[int, ...], samples: int) -> Figures:
     grid = ["backend=mpi", "op=all_reduce", "in_place=false", f"sizes={sizes[0]}B..{sizes[-1]}B x2"]
-    how = ["mode=latency", "order=as_given", f"stop.max_samples={samples}", f"stop.min_samples={samples}"]
+    how = ["mode=latency", "order=as_given", *common.exactly(samples)]
     found: Figures = {"commbench": {}, "slowest": {}}
     for row in common.sweep("latency", [*grid, *how]):
         mean = [slow - skew / 2 for slow, skew in zip(row.seconds, row.skew, strict=True)]
