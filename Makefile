@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint benchmarks clean
+.PHONY: demo test clean
 
 demo: $(VENV)/ready
 	$(RUN)/commbench sweep quick -n 2 --launcher mpirun --set 'backend=[gloo, mpi]' --out results/demo-$(shell date -u +%Y%m%dT%H%M%SZ)

@@ -117,6 +117,7 @@ def bandwidths(op: str, nbytes: int, n: int, seconds: float) -> tuple[float | No
 
 POISON = 113  # fills what is to be received; no pattern below ever gives it
 _PRIME = 97
+_PAGE = 4096
 
 
 class Check(NamedTuple):
@@ -276,3 +277,17 @@ def decode(stored: "NDArray[Any]", dtype: str) -> "Floats":
 def spans(count: int, length: int = 2**20) -> list[tuple[int, int]]:
     """[start, stop) pieces of a buffer, so that checking 8 GiB needs no second 8 GiB."""
     return [(k * length, min((k + 1) * length, count)) for k in range(math.ceil(count / length))]
+
+
+def at_page(count: int, kind: Dtype, offset: int = 0) -> "NDArray[Any]":
+    """`count` zeros that begin `offset` bytes into a page, wherever the allocator's memory happens to lie.
+
+    Buffers that fall differently into cache sets differ by several percent, run by run. OSU's lie at a page;
+    large tensors of a fresh torch process 64 bytes into one.
+    """
+    import numpy as np
+
+    nbytes = count * kind.itemsize
+    room = np.zeros(nbytes + _PAGE + offset, np.uint8)
+    start = -room.ctypes.data % _PAGE + offset
+    return room[start : start + nbytes].view(kind.numpy)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
-from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, decode, elements, encode, spans
+from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, decode, elements, encode, spans
 from commbench.errors import Unsupported
 from commbench.layouts import Groups
 from commbench.records import Case
@@ -64,7 +64,9 @@ class Mpi:
         if mine is None:
             return None
         if mine not in self._groups:
-            group = self._comm.Get_group().Incl(list(mine))
+            everybody = self._comm.Get_group()
+            group = everybody.Incl(list(mine))
+            everybody.Free()
             # Only the members take part: a dead rank elsewhere cannot block this group.
             self._groups[mine] = (self._comm.Create_group(group), self._comm.Create_group(group, tag=1))
             group.Free()
@@ -107,8 +109,8 @@ class MpiOp:
         self._dtype, self._data = case.dtype, Data(case.op, case.dtype, case.redop, n, rank, count, case.root)
         send, recv = self._data.send_count, self._data.recv_count
         try:
-            self._recv = np.zeros(max(send, recv) if case.in_place else recv, kind.numpy)
-            self._send = self._recv if case.in_place else np.zeros(send, kind.numpy)
+            self._recv = at_page(max(send, recv) if case.in_place else recv, kind)
+            self._send = self._recv if case.in_place else at_page(send, kind)
         except MemoryError:
             raise Unsupported(f"{(send + recv) * kind.itemsize} bytes of buffers do not fit into memory") from None
         self._given_at, self._result_at = _offsets(case, rank, count, send, recv)

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from commbench.backends.base import IN_PLACE_ONLY
-from commbench.collectives import COLLECTIVES, POISON, Check, Data, decode, elements, encode, spans
+from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, decode, elements, encode, spans
 from commbench.errors import MissingLibrary, Unsupported
 from commbench.layouts import Groups
 from commbench.records import Case
@@ -181,12 +181,11 @@ class TorchOp:
         count = elements(case.op, case.nbytes, case.dtype, n)
         self._data = Data(case.op, case.dtype, case.redop, n, rank, count, case.root)
         send, recv = self._data.send_count, self._data.recv_count
-        dtype = getattr(torch, case.dtype)
         try:
-            whole = torch.zeros(max(send, recv) if case.in_place else recv, dtype=dtype, device=backend.device)
-            other = whole if case.in_place else torch.zeros(send, dtype=dtype, device=backend.device)
+            whole = self._zeros(max(send, recv) if case.in_place else recv)
+            other = whole if case.in_place else self._zeros(send)
         except (RuntimeError, MemoryError):  # torch raises OutOfMemoryError (a RuntimeError) on a GPU
-            size = (send + recv) * dtype.itemsize
+            size = (send + recv) * DTYPES[case.dtype].itemsize
             raise Unsupported(f"{size} bytes of buffers do not fit into the memory of {backend.device}") from None
         own = slice(rank * count, rank * count + count)
         self._send = other[own] if case.in_place and send < recv else other
@@ -243,6 +242,11 @@ class TorchOp:
         gives = data.op not in ("broadcast", "scatter") or data.rank == data.root
         for start, stop in spans(data.send_count if gives else 0):
             self._send[start:stop] = self._tensor(encode(data.given(start, stop), dtype))
+
+    def _zeros(self, count: int) -> torch.Tensor:
+        if self._backend.device.type != "cpu":
+            return torch.zeros(count, dtype=getattr(torch, self._case.dtype), device=self._backend.device)
+        return self._tensor(at_page(count, DTYPES[self._case.dtype], offset=64))
 
     def _tensor(self, stored: Any) -> torch.Tensor:
         if self._case.dtype == "bfloat16":

@@ -3,6 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from statistics import median
 
 import msgspec
@@ -23,6 +24,8 @@ from commbench.world.discover import Place
 from commbench.world.join import join
 from commbench.world.rollcall import RollCall
 from commbench.world.single import SingleWorld
+
+_START_UP = 180.0  # seconds in which every rank has loaded its libraries and met the others
 
 
 class _Grid:
@@ -84,8 +87,9 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
     """The sweep itself, the same for real and simulated worlds."""
     spec, index = request.spec, request.launch or 0
     simulated = spec.backends == ("simulated",)
-    backends = _start(world, spec, index)
-    identities, machine = probe.meet(world, place)
+    with rollcall.step("start-up", _START_UP) if rollcall else nullcontext():
+        backends = _start(world, spec, index)
+        identities, machine = probe.meet(world, place)
     if simulated:
         per_host = spec.simulated.ranks_per_host
         machine = probe.pretend(machine, world.size, per_host)

@@ -27,7 +27,8 @@ _PIPELINE = 20  # calls back to back in a throughput sample, as nccl-tests has b
 _PIPELINE_TIME = 0.05  # ... unless that takes longer than this
 _MAX_CALLS = 10_000
 _FEW = 3  # samples are always taken, however long a call is
-_WINDOW = 4  # samples of one look at the warm-up
+_WINDOW = 4  # samples of one look at the warm-up ...
+_WINDOW_TIME = 1e-3  # ... which take at least this many seconds
 _STEADY = 0.03  # warm when a window is no more than this faster than the best before
 _SLOWEST_BANDWIDTH = 5e6  # bytes/s: the slowest link that a deadline still has patience for
 _PATIENCE = 20.0  # a step may take this many times what the last one predicts
@@ -172,7 +173,6 @@ class Loop:
             with self._step(what, allowance + _PATIENCE * expected):  # type: ignore[attr-defined]
                 began = time.monotonic()
                 local = op.run(told.samples, told.calls) if op else np.zeros((0, told.samples))
-                local = np.zeros((0, told.samples)) if op is None else local
                 times = slowest(self._world, groups, local)
                 word = b""
                 if judge:
@@ -211,8 +211,8 @@ class _Judge:
             self._warm_calls += told.samples * told.calls
             if not self._is_warm(per_call):
                 # A window covers at least a millisecond of calls, or microsecond calls would never settle.
-                calls = min(_MAX_CALLS, max(1, math.ceil(1e-3 / _WINDOW / self._per_call)))
-                return _Told(_WINDOW, calls if self._mode == "throughput" else 1, "")
+                calls = min(_MAX_CALLS, max(1, math.ceil(_WINDOW_TIME / _WINDOW / self._per_call)))
+                return _Told(_WINDOW, calls, "") if self._mode == "throughput" else _Told(_WINDOW * calls, 1, "")
             self._sampling, self._spent = True, 0.0
             self._calls = self._calibrated() if self._mode == "throughput" else 1
             return _Told(self._first(), self._calls, "")

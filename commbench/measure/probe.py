@@ -111,19 +111,28 @@ def _machine(told: list[Identity], locals_: list[bytes], place: Place | None) ->
         differs = {key: found.get(key, "") for key in {*found, *common} if found.get(key) != common.get(key)}
         hosts.append(Host(name=name, differs=differs))
     warnings = []
-    for rank, (said, real) in enumerate(zip(locals_, local_ranks(host_of), strict=True)):
-        if said and int(said) != real and place:
+    real = local_ranks(host_of)
+    said = [int(text) if text else real[rank] for rank, text in enumerate(locals_)]
+    for index, name in enumerate(names):
+        here = [rank for rank, host in enumerate(host_of) if host == index]
+        if place and sorted(said[rank] for rank in here) != [real[rank] for rank in here]:  # any order is fine
+            told_locals = ", ".join(str(said[rank]) for rank in here[:8])
             warnings.append(
-                f"{place.launcher} says rank {rank} is local rank {int(said)}, but it is number {real} of the ranks "
-                f"on {told[rank].host}; host names decide"
+                f"{place.launcher} gives the {len(here)} ranks on {name} the local ranks {told_locals}; "
+                "commbench counts ranks with the same host name as one host"
             )
     for index, name in enumerate(names if place else ()):
-        here = [identity for identity, host in zip(told, host_of, strict=True) if host == index]
-        cores = {core for identity in here for core in identity.cores}
-        if len(here) > len(cores):
+        together = [identity for identity, host in zip(told, host_of, strict=True) if host == index]
+        cores = {core for identity in together for core in identity.cores}
+        if len(together) > len(cores):
             warnings.append(
-                f"{len(here)} ranks on {name} share {len(cores)} cores: they wait for each other's time slices"
+                f"{len(together)} ranks on {name} share {len(cores)} cores: they wait for each other's time slices"
             )
+    if place and "torch" in common and len(told[0].cores) == 1 < int(common.get("cores", "1")):
+        warnings.append(
+            "each rank is bound to one core, which the threads of Gloo share with it "
+            "(mpirun --bind-to none, as commbench sweep -n does)"
+        )
     listed, hidden = environment(os.environ)
     return Machine(
         hosts=tuple(hosts),

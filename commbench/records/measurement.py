@@ -27,7 +27,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     wrong     elements that differ from the known result, over all ranks; None: not checked
     status    ok, failed (wrong data or an error), skipped (cannot be measured here), hung (deadline passed)
     why       a sentence for every status but ok
-    stopped   why sampling ended: ci, max_time, max_samples, budget
+    stopped   why sampling ended: ci, max_time, max_samples
     control   measured again on resume, to tell drift; not a row of the table
     """
 

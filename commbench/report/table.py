@@ -48,6 +48,7 @@ def table(run: Run, rows: Sequence[Row], spreads: Sequence[Spread]) -> Iterator[
         series_names = [name for name in varies if name not in ("group", "launches", "clock")]
         yield from _spread_lines(spreads, series_names, ranks)
     yield from _footnotes(rows, notes)
+    yield from (f"# note: {one_line(warning)}" for warning in run.machine.warnings)
     count = Counter(row.status for row in rows)
     said = (f"{count[status]} {status}" for status in ("ok", "skipped", "failed", "hung"))
     yield f"# {len(rows)} rows: {', '.join(said)}"

@@ -86,7 +86,9 @@ class MpiWorld:
         if len(mine) == self.size:
             return self._comm
         if mine not in self._subs:
-            group = self._comm.Get_group().Incl(list(mine))
+            everybody = self._comm.Get_group()
+            group = everybody.Incl(list(mine))
+            everybody.Free()
             self._subs[mine] = self._comm.Create_group(group, tag=2)
             group.Free()
         return self._subs[mine]

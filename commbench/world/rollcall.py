@@ -73,7 +73,7 @@ class RollCall:
         self._closing = False
         self._extended = (0, 0.0)  # (step number, until): a step that rank 0 was asked about, and lives
         # Rank 0 calls it before the job ends: kind (hung, died, raised), the step, and the sentence.
-        self.on_end: Callable[[str, str, str], None] = lambda kind, what, sentence: None
+        self.on_end: Callable[[str, str, str], None] = lambda kind, what, sentence: say(f"{kind}: {sentence} in {what}")
         if rank == 0:
             server = socket.create_server(("", 0), backlog=size, reuse_port=False)
             offer = {"port": server.getsockname()[1], "addresses": addresses(), "host": socket.gethostname()}

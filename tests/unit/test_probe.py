@@ -193,7 +193,7 @@ def test_a_local_rank_that_is_not_true_becomes_a_warning() -> None:
     place = Place("torchrun", 0, 3, 0, "RANK=0 WORLD_SIZE=3")
     machine = met(other("b"), other("b"), local_ranks=("1", "1"), place=place)
     (warning,) = machine.warnings
-    assert "torchrun says rank 1 is local rank 1, but it is number 0 of the ranks on b" in warning
+    assert "torchrun gives the 2 ranks on b the local ranks 1, 1" in warning
     assert machine.host_of == (0, 1, 1)  # host names decide
 
 
