@@ -33,7 +33,7 @@ _LEFT = {*ABOUT, "ranks", "stopped", "layout", "ranks "} - {"root", "launches"}
 
 def table(run: Run, rows: Sequence[Row], spreads: Sequence[Spread]) -> Iterator[str]:
     """Lines without line ends; all but those of rows begin with `#`."""
-    about = {name: [text(row) for row in rows] for name, (text, _) in ABOUT.items()}
+    about = {name: list(map(text, rows)) for name, (text, _) in ABOUT.items()}
     varies = [name for name, cells in about.items() if len(set(cells) - {""}) > 1]
     notes = _notes(rows)
     ranks = group_ranks(run.machine, rows) if "group" in varies else {}

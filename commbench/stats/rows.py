@@ -6,7 +6,7 @@ A run may hold 100,000 measurements, so samples are summarised in arrays of equa
 import math
 import re
 import statistics
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -104,11 +104,9 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
 
 def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[Row]:
     """The rows of a run, without control measurements; of several answers to one question the last counts."""
-    latest = {(m.case, m.group, m.launch): m for m in measurements if not m.control}
-    if not latest:
+    answers, starts = _in_order([m for m in measurements if not m.control])
+    if not answers:
         return []
-    answers = [latest[key] for key in _sorted(latest)]
-    starts = [k for k, m in enumerate(answers) if k == 0 or not _same_row(answers[k - 1], m)]
     stops = [*starts[1:], len(answers)]
     pooled = [_pooled(answers[start:stop]) for start, stop in zip(starts, stops, strict=True)]
     columns = _statistics(answers, np.array(starts), pooled, confidence)
@@ -116,16 +114,21 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[
     return list(map(Row, *(columns[field] for field in Row.__struct_fields__)))
 
 
-def _sorted(keys: Collection[tuple[Case, int, int]]) -> list[tuple[Case, int, int]]:
-    """Series by series (all that is the same but the size), then by size, group and launch."""
-    of_case = {case: _series(case) for case, _, _ in keys}
-    place = {one: k for k, one in enumerate(sorted(set(of_case.values())))}
-    at = {case: (place[one], case.nbytes) for case, one in of_case.items()}
-    return sorted(keys, key=lambda key: (at[key[0]], key[1], key[2]))
+def _in_order(answers: Sequence[Measurement]) -> tuple[list[Measurement], list[int]]:
+    """Series by series (all that is the same but the size), then by size, group and launch; where rows begin.
 
-
-def _same_row(one: Measurement, other: Measurement) -> bool:
-    return one.group == other.group and one.case == other.case
+    Sorted by integers: hashing and comparing cases would take longer than all the statistics.
+    """
+    if not answers:
+        return [], []
+    of = [_series(m.case) for m in answers]
+    place = {one: k for k, one in enumerate(sorted(set(of)))}
+    keys = sorted(
+        (place[one], m.case.nbytes, m.group, m.launch, k) for k, (one, m) in enumerate(zip(of, answers, strict=True))
+    )
+    last = [key for key, after in zip(keys, [*keys[1:], None], strict=True) if not after or key[:4] != after[:4]]
+    starts = [k for k, key in enumerate(last) if k == 0 or key[:3] != last[k - 1][:3]]
+    return [answers[key[4]] for key in last], starts
 
 
 def _series(case: Case) -> tuple[Any, ...]:
