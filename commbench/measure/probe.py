@@ -30,7 +30,8 @@ _NAMES = frozenset(
         "SLURM_TOPOLOGY_ADDR", "SLURM_CPU_BIND",
     )
 )  # fmt: skip
-# Inside the list still hidden: words that name a secret, the working folder, and launchers' own addresses and argument lists.
+# Inside the list still hidden: words that name a secret, the working folder, launchers' own addresses and
+# argument lists.
 _SECRET = re.compile(
     r"KEY|TOKEN|SECRET|PASS|PWD|CRED|AUTH|COOKIE|PROXY|JWT|WDIR|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$"
 )
