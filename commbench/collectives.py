@@ -203,6 +203,14 @@ class Data:
             bad = (got != want) | (np.signbit(got) != np.signbit(want))  # no known result is -0.0
         return Check(int(bad.sum()), start + int(bad.argmax()) if bad.any() else -1)
 
+    def verify(self, read: "Callable[[int, int], NDArray[Any]]") -> Check:
+        """Compares the whole result, piece by piece; `read(start, stop)` gives its elements as stored."""
+        total, first = 0, -1
+        for start, stop in spans(self.recv_count if self.receives() else 0):
+            wrong, where = self.compare(start, decode(read(start, stop), self.dtype))
+            total, first = total + wrong, where if first < 0 else first
+        return Check(total, first)
+
     # -- patterns of the reductions: repeat after _period() elements, so the known result is a small table
 
     def _stride(self) -> int:

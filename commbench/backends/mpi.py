@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
-from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, decode, elements, encode, spans
+from commbench.backends.base import python_timer
+from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, elements, encode, spans
 from commbench.errors import Unsupported
 from commbench.layouts import Groups
 from commbench.records import Case
@@ -51,7 +52,7 @@ class Mpi:
         self._comm = MPI.COMM_WORLD.Dup()  # never the control channel's communicator
         self._groups: dict[tuple[int, ...], tuple[MPI.Comm, MPI.Comm]] = {}
         self._rank = world.rank
-        self.timer = _cloop.timer() if _cloop else _python_timer()
+        self.timer = _cloop.timer() if _cloop else python_timer()
         self.facts = {
             "mpi": MPI.Get_library_version().split("\0")[0].splitlines()[0].strip(),
             "mpi_standard": ".".join(map(str, MPI.Get_version())),
@@ -74,16 +75,6 @@ class Mpi:
 
     def close(self) -> None:
         self._groups.clear()  # MPI_Finalize frees the communicators
-
-
-def _python_timer() -> float:
-    costs = []
-    for _ in range(200):
-        start = time.perf_counter()
-        for _ in range(50):
-            time.perf_counter()
-        costs.append((time.perf_counter() - start) / 50)
-    return min(costs)
 
 
 class MpiOp:
@@ -207,13 +198,8 @@ class MpiOp:
     def check(self) -> Sequence[Check]:
         self._fill()
         self.run(1, 1)
-        total, first = 0, -1
-        for start, stop in spans(self._data.recv_count if self._data.receives() else 0):
-            at = self._result_at
-            got = decode(self._recv[at + start : at + stop], self._dtype)
-            wrong, where = self._data.compare(start, got)
-            total, first = total + wrong, where if first < 0 else first
-        return [Check(total, first)]
+        at = self._result_at
+        return [self._data.verify(lambda start, stop: self._recv[at + start : at + stop])]
 
     def close(self) -> None:
         self._send = self._recv = np.zeros(0)

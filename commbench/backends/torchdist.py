@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from commbench.backends.base import IN_PLACE_ONLY
-from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, decode, elements, encode, spans
+from commbench.backends.base import IN_PLACE_ONLY, python_timer
+from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, elements, encode, spans
 from commbench.errors import MissingLibrary, Unsupported
 from commbench.layouts import Groups
 from commbench.records import Case
@@ -57,7 +57,7 @@ class TorchBackend:
             where = world.share(f"tcp://{address}:{port}".encode()).decode()
             dist.init_process_group("gloo", init_method=where, rank=world.rank, world_size=world.size)
         self._groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
-        self.timer = _timer()
+        self.timer = python_timer()
         self.facts = {"torch": str(torch.__version__), "torch_threads": str(torch.get_num_threads())}
 
     def _device(self) -> torch.device:
@@ -150,16 +150,6 @@ class Nccl(TorchBackend):
         with torch.cuda.graph(graph):
             call()
         return graph.replay
-
-
-def _timer() -> float:
-    costs = []
-    for _ in range(200):
-        start = time.perf_counter()
-        for _ in range(50):
-            time.perf_counter()
-        costs.append((time.perf_counter() - start) / 50)
-    return min(costs)
 
 
 def _refuse(name: str, case: Case) -> None:
@@ -263,12 +253,7 @@ class TorchOp:
         self._fill()
         self.run(1, 1)
         self._backend.finish()
-        total, first = 0, -1
-        for start, stop in spans(self._data.recv_count if self._data.receives() else 0):
-            got = decode(self._stored(self._recv[start:stop]), self._case.dtype)
-            wrong, where = self._data.compare(start, got)
-            total, first = total + wrong, where if first < 0 else first
-        return [Check(total, first)]
+        return [self._data.verify(lambda start, stop: self._stored(self._recv[start:stop]))]
 
     def close(self) -> None:
         self._send = self._recv = torch.zeros(0)

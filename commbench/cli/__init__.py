@@ -83,4 +83,10 @@ def main() -> NoReturn:
     except BrokenPipeError:  # `commbench show DIR | head`
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        click.echo(f"commbench: internal error, please report it with the lines above: {error}", err=True)
+        sys.exit(CommbenchError.exit_code)
     sys.exit(0)
