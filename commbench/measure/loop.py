@@ -150,7 +150,7 @@ class Loop:
                 outcome = _Outcome(checks=tuple((c.wrong, c.first) for c in act()))
             except Unsupported as reason:
                 outcome = _Outcome(unsupported=str(reason))
-            except (RuntimeError, ValueError, TypeError, MemoryError, NotImplementedError) as error:
+            except (RuntimeError, ValueError, TypeError, MemoryError) as error:
                 text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 outcome = _Outcome(error=text)
                 if self._rollcall:
