@@ -189,8 +189,12 @@ def _open(request: Request, machine: Machine) -> tuple[store.Journal, list[Case]
             f"{request.out} was measured with {before.machine.size} ranks on {len(before.machine.hosts)} hosts, "
             f"this job has {machine.size} on {len(machine.hosts)}; resume with the same layout, or choose another --out"
         )
-    journal = store.reopen(request.out, lambda case: len(expand(case.groups, machine.host_of)))
-    done = journal.done(lambda case: len(expand(case.groups, machine.host_of)))
+
+    def groups_of(case: Case) -> int:
+        return len(expand(case.groups, machine.host_of))
+
+    journal = store.reopen(request.out, groups_of)
+    done = journal.done(groups_of)
     missing = [case for case in grid.order(cases, spec, index) if (case.key, index) not in done]
     control = None
     if request.resume and missing:

@@ -24,9 +24,9 @@ def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str],
     arguments = [*arguments, "--out", str(request.out)]
     command = launch.argv(launcher, ranks, arguments, spec.backends)
     expected = grid.guess(spec, ranks)
-    most = grid.estimate(spec, expected)[1] / spec.launches / max(1, len(expected))
-    patience = 60.0 + 3 * (spec.deadline + most)
-    watcher.begin(len(expected) * spec.launches, grid.estimate(spec, expected)[0])
+    likely, most = grid.estimate(spec, expected)
+    patience = 60.0 + 3 * (spec.deadline + most / spec.launches / max(1, len(expected)))
+    watcher.begin(len(expected) * spec.launches, likely)
     follower = _Follower(journal, before, watcher.rows)
     for index in range(spec.launches):
         own = [*command, "--launch", str(index), *(["--resume"] if request.resume else [])]

@@ -7,6 +7,7 @@ rank 0 decides and tells all. Backends differ only in what Op.run and Op.check d
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import msgspec
@@ -136,16 +137,14 @@ class Loop:
     def _answer(self, rows: list[Measurement]) -> tuple[Measurement, ...]:
         return tuple(rows) if self._world.rank == 0 else ()
 
-    def _step(self, what: str, seconds: float) -> object:
-        import contextlib
-
-        return self._rollcall.step(what, seconds) if self._rollcall else contextlib.nullcontext()
+    def _step(self, what: str, seconds: float) -> AbstractContextManager[None]:
+        return self._rollcall.step(what, seconds) if self._rollcall else nullcontext()
 
     def _together(self, what: str, allowance: float, act: "Callable[[], tuple[Check, ...]]") -> "_Outcome":
         """Runs `act` on every process; what went wrong on any is known on all. An error on one rank is reported
         at once, since the others may be waiting for it inside the collective."""
         outcome = _Outcome()
-        with self._step(what, allowance):  # type: ignore[attr-defined]
+        with self._step(what, allowance):
             try:
                 outcome = _Outcome(checks=tuple((c.wrong, c.first) for c in act()))
             except Unsupported as reason:
@@ -170,7 +169,7 @@ class Loop:
         told = _Told(1, 1, "")
         while told.samples:
             expected = judge.predicted(told) if judge else 0.0
-            with self._step(what, allowance + _PATIENCE * expected):  # type: ignore[attr-defined]
+            with self._step(what, allowance + _PATIENCE * expected):
                 began = time.monotonic()
                 local = op.run(told.samples, told.calls) if op else np.zeros((0, told.samples))
                 times = slowest(self._world, groups, local)

@@ -14,7 +14,7 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 try:
@@ -92,7 +92,7 @@ class RollCall:
         self._names = list(names)
 
     @contextlib.contextmanager
-    def step(self, what: str, seconds: float) -> Any:
+    def step(self, what: str, seconds: float) -> Iterator[None]:
         """Everything inside must end within `seconds` on every rank."""
         previous = self._step
         self._step = Step(previous.number + 1, what, time.monotonic() + seconds)
