@@ -51,7 +51,8 @@ class Backend(Protocol):
         Raises Unsupported with a sentence where the library lacks what the case asks for.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends what it started, its threads above all: one of Gloo's that meets a dying interpreter aborts."""
 
 
 # name -> "module:class", loaded when used: torch and mpi4py are heavy. Each is built as Class(world).

@@ -48,7 +48,8 @@ class TorchBackend:
     def __init__(self, world: "World") -> None:
         self._world = world
         self.device = self._device()
-        if not dist.is_initialized():
+        self._owner = not dist.is_initialized()
+        if self._owner:
             # The world is MPI's: rank 0 offers a port, its address is the one the roll call found reachable.
             with socket.socket() as probe:
                 probe.bind(("", 0))
@@ -95,6 +96,8 @@ class TorchBackend:
 
     def close(self) -> None:
         self._groups.clear()
+        if self._owner:
+            dist.destroy_process_group()
 
 
 class Gloo(TorchBackend):

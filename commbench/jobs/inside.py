@@ -128,6 +128,9 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
         world.share(str(code).encode())
     if rollcall:
         rollcall.close()
+    for backend in reversed(backends.values()):  # the first may have started what the others stand on
+        if not isinstance(backend, str):
+            backend.close()
     world.close()
     return code
 

@@ -62,7 +62,7 @@ class TorchWorld:
                     world_size=self.size,
                     timeout=_RENDEZVOUS,
                 )
-            self._group = dist.new_group(backend="gloo", timeout=_LONG)
+            self._group: Any = dist.new_group(backend="gloo", timeout=_LONG)
         except (RuntimeError, ValueError) as error:
             raise LaunchError(
                 f"rank {self.rank} of {self.size} ({place.source}) did not meet the others at {address}:{port} "
@@ -117,4 +117,6 @@ class TorchWorld:
 
     def close(self) -> None:
         dist.barrier(group=self._group)
+        self._subs.clear()
+        self._group = None
         dist.destroy_process_group()

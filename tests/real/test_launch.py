@@ -56,6 +56,34 @@ def test_the_same_table_under_mpirun_torchrun_and_srun(slurm: dict[str, str], tm
     assert all(row[-1] == "ok" and row[-2] == 0 for row in tables["srun"])
 
 
+# Prints the threads that are left when Python begins to end.
+LEFT = """
+import atexit, pathlib, sys
+from commbench.cli import main
+def tell():
+    names = [task.joinpath("comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
+    print("left:", *names, file=sys.stderr)
+atexit.register(tell)
+main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are read from Linux' /proc")
+@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+def test_no_thread_of_gloo_meets_the_dying_interpreter(
+    launcher: str, spec: Callable[..., str], out: Path, tmp_path: Path
+) -> None:
+    program = tmp_path / "left.py"
+    program.write_text(LEFT)
+    command = {"mpirun": [*MPIRUN, sys.executable], "torchrun": TORCHRUN}[launcher]
+    path = spec(backend="gloo", op="[all_reduce, send_recv]", groups="[world, {every: 1}]")
+    ended = run([*command, str(program), "sweep", path, "--out", str(out), "--quiet"])
+    assert ended.code == 0, ended.err
+    told = [line for line in ended.err.splitlines() if "left:" in line]
+    assert len(told) == 2, ended.err
+    assert not [line for line in told if "gloo" in line]
+
+
 def test_srun_over_two_nodes(slurm: dict[str, str], spec: Callable[..., str], out: Path) -> None:
     path = spec(backend="gloo")
     command = ["srun", "-N", "2", "-n", "2", *COMMBENCH, "sweep", path, "--out", str(out), "--quiet"]
