@@ -14,7 +14,7 @@ import fcntl
 import os
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,31 +99,38 @@ def load_run(folder: Path) -> Run:
 
 def load(folder: Path) -> tuple[Run, list[Measurement]]:
     """A run and its measurements in the order they were made."""
-    run = load_run(folder)
-    return run, _read(folder / "journal.jsonl")[0]
+    run, measurements = stream(folder)
+    return run, list(measurements)
 
 
-def _read(path: Path) -> tuple[list[Measurement], list[int]]:
-    """(measurements, the offset at which each line ends). A torn last line is left out."""
+def stream(folder: Path) -> tuple[Run, Iterator[Measurement]]:
+    """As `load`, one measurement after another: samples of a large run need not all be held at once."""
+    return load_run(folder), (measurement for measurement, _ in _read(folder / "journal.jsonl"))
+
+
+def _read(path: Path) -> Iterator[tuple[Measurement, int]]:
+    """(measurement, the offset at which its line ends). A torn last line is left out."""
+    end = 0
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    measurement = decode_line(line[:-1])
+                except ValueError as error:  # msgspec's errors are ValueErrors too
+                    # Torn: the last line, and only one (a newline that was changed makes two of them one).
+                    if not file.read(1) and line.count(b'{"crc":"') < 2:
+                        return
+                    raise FolderError(
+                        f"{path}:{number}: this line was changed after it was written ({error})"
+                    ) from None
+                end += len(line)
+                yield measurement, end
     except FileNotFoundError:
-        return [], []
+        return
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}") from None
-    out, ends, start, number = [], [], 0, 0
-    while (end := data.find(b"\n", start)) >= 0:
-        number += 1
-        try:
-            out.append(decode_line(data[start:end]))
-        except ValueError as error:  # msgspec's errors are ValueErrors too
-            # Torn: the last line, and only one (a newline that was changed makes two of them one).
-            if end + 1 == len(data) and data.count(b'{"crc":"', start) < 2:
-                break
-            raise FolderError(f"{path}:{number}: this line was changed after it was written ({error})") from None
-        start = end + 1
-        ends.append(start)
-    return out, ends
 
 
 class Journal:
@@ -195,7 +202,8 @@ def reopen(folder: Path, groups_of: Callable[[Case], int]) -> Journal:
     run = load_run(folder)
     journal = Journal(folder, run)
     _lock(journal)
-    measurements, ends = _read(folder / "journal.jsonl")
+    read = list(_read(folder / "journal.jsonl"))
+    measurements = [measurement for measurement, _ in read]
     # The lines of a case were written together: only the last case can be incomplete.
     whole = len(measurements)
     if measurements:
@@ -204,7 +212,7 @@ def reopen(folder: Path, groups_of: Callable[[Case], int]) -> Journal:
         if here < groups_of(measurements[-1].case):
             whole -= here
     try:
-        os.ftruncate(journal._file, ends[whole - 1] if whole else 0)
+        os.ftruncate(journal._file, read[whole - 1][1] if whole else 0)
     except OSError as error:
         raise _cannot_write(folder / "journal.jsonl", error) from error
     journal.measurements = measurements[:whole]

@@ -33,10 +33,10 @@ def parse_bytes(text: str | int) -> int:
 
 def format_bytes(nbytes: int) -> str:
     """The shortest exact form: 4096 is `4KiB`, 1000 is `1000B`."""
-    for prefix, unit in reversed([*_IEC.items()]):
-        if nbytes >= unit and nbytes % unit == 0:
-            return f"{nbytes // unit}{prefix[0]}iB"
-    return f"{nbytes}B"
+    if nbytes % 1024 or not nbytes:
+        return f"{nbytes}B"
+    unit, prefix = max((unit, prefix) for prefix, unit in _IEC.items() if nbytes % unit == 0)
+    return f"{nbytes // unit}{prefix[0]}iB"
 
 
 def _scaled(text: str | int | float, units: dict[str, float], what: str, examples: str) -> float:

@@ -17,7 +17,7 @@ def command(folders: Sequence[Path], output: Path) -> None:
 
     runs = []
     for folder in folders:
-        run, measurements = store.load(folder)
+        run, measurements = store.stream(folder)
         runs.append((run, rows(measurements, run.spec["stop"]["confidence"])))
     plot(runs, output)
     click.echo(str(output))

@@ -20,7 +20,7 @@ def _text(folder: Path, form: str) -> str:
     from commbench.report import table
     from commbench.stats.rows import rows, spread
 
-    run, measurements = store.load(folder)
+    run, measurements = store.stream(folder)
     found = rows(measurements, run.spec["stop"]["confidence"])
     if form == "json":
         return table.as_json(run, found).decode()

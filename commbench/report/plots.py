@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from commbench.errors import CommbenchError, SpecError, nearest
 from commbench.records import Run
 from commbench.report.lines import Band, Facet, Line, Picture, picture
-from commbench.report.view import figure, one_line, size
+from commbench.report.view import figure, known_digits, one_line, size
 from commbench.stats.rows import Row
-from commbench.stats.summary import digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -241,8 +240,7 @@ def _draw_bars(part: "SubFigure", facet: Facet) -> None:
 
 def _known(line: Line) -> int:
     """The digits of its figure: the fewest of its groups."""
-    rows = line.points[0].rows
-    return min(digits(row.median_us or 0.0, row.ci_low_us, row.ci_high_us) for row in rows)
+    return int(known_digits(line.points[0].rows).min())
 
 
 def _bars(panel: "Axes", values: Sequence[tuple[float | None, Band]], known: Sequence[int]) -> None:

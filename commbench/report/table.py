@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from commbench.records import Run
 from commbench.records.measurement import Status
-from commbench.report.view import ABOUT, confidence, figure, group_ranks, one_line, size, where
+from commbench.report.view import ABOUT, confidence, figures, group_ranks, known_digits, one_line, size, where
 from commbench.stats.rows import Row, Spread, series
-from commbench.stats.summary import digits
 
 WIDTH = 119
 _MOST_SPREADS = 20
@@ -75,29 +75,32 @@ def _wrapped(text: str) -> Iterator[str]:
 
 
 def _figures(rows: Sequence[Row], ranks: Mapping[str, str], notes: _Notes) -> _Columns:
-    known = [_digits(row) for row in rows]
+    known = known_digits(rows)
     several = {row.ranks for row in rows if row.ranks}
     columns: _Columns = {}
     if ranks or len(several) > 1:
         columns["ranks"] = [ranks.get(row.group) or str(row.ranks or "-") for row in rows]
     columns["size"] = [size(row.nbytes) if row.nbytes else "-" for row in rows]
     for title, field in (("time_us", "median_us"), ("algbw", "algbw_gbps"), ("busbw", "busbw_gbps")):
-        values = [getattr(row, field) for row in rows]
-        columns[title] = _at_point([figure(value, d) for value, d in zip(values, known, strict=True)])
+        columns[title] = figures([getattr(row, field) for row in rows], known)
         if title == "time_us":
-            columns["±%"] = [_half_width(row) for row in rows]
-            columns["skew_us"] = _at_point([figure(row.skew_us, 2) for row in rows])
+            columns["±%"] = _half_widths(rows)
+            columns["skew_us"] = figures([row.skew_us for row in rows], np.full(len(rows), 2))
     columns["wrong"] = ["-" if row.wrong is None else str(row.wrong) for row in rows]
     columns["n"] = [str(row.samples) for row in rows]
     columns["stopped"] = [_outcome(row, notes) for row in rows]
     return columns
 
 
-def _half_width(row: Row) -> str:
-    share = row.half_width
-    if share is None:
-        return "?" if row.samples else "-"
-    return f"{100 * share:.1f}" if share < 0.0995 else f"{100 * share:.0f}"
+def _half_widths(rows: Sequence[Row]) -> list[str]:
+    shares = [row.half_width for row in rows]
+    percents = [100 * share for share in shares if share is not None]
+    forms = ["%.1f" if percent < 9.95 else "%.0f" for percent in percents]
+    known = iter(("\n".join(forms) % tuple(percents)).splitlines())
+    return [
+        next(known) if share is not None else "?" if row.samples else "-"
+        for row, share in zip(rows, shares, strict=True)
+    ]
 
 
 def _outcome(row: Row, notes: _Notes) -> str:
@@ -105,13 +108,6 @@ def _outcome(row: Row, notes: _Notes) -> str:
         return row.stopped or ""
     word = row.status if row.status == "skipped" else row.status.upper()
     return f"{word} [{notes[row.status, row.why]}]"
-
-
-def _at_point(cells: list[str]) -> list[str]:
-    """Pads on the right, so that the decimal points of a right-aligned column are in one line."""
-    behind = [len(cell) - cell.find(".") if "." in cell else 0 for cell in cells]
-    most = max(behind, default=0)
-    return [cell + " " * (most - length) for cell, length in zip(cells, behind, strict=True)]
 
 
 def _widths(columns: _Columns) -> dict[str, int]:
@@ -168,10 +164,13 @@ def _spread_lines(spreads: Sequence[Spread], names: Sequence[str], ranks: Mappin
         "layout": [row.layout for row in first],
         "size": [size(row.nbytes) if row.nbytes else "-" for row in first],
         "groups": [str(spread.groups) for spread in shown],
-        "fastest": [_own(spread.fastest) for spread in shown],
+        "fastest": _own([spread.fastest for spread in shown]),
         "ranks": [ranks.get(spread.fastest.group, spread.fastest.group) for spread in shown],
-        "median": [figure(spread.median_us, min(_digits(spread.fastest), _digits(spread.slowest))) for spread in shown],
-        "slowest": [_own(spread.slowest) for spread in shown],
+        "median": figures(
+            [spread.median_us for spread in shown],
+            np.minimum(known_digits(first), known_digits([spread.slowest for spread in shown])),
+        ),
+        "slowest": _own([spread.slowest for spread in shown]),
         "ranks ": [ranks.get(spread.slowest.group, spread.slowest.group) for spread in shown],
         "ratio": ["-" if spread.ratio is None else f"{spread.ratio:.2f}" for spread in shown],
     }
@@ -181,12 +180,8 @@ def _spread_lines(spreads: Sequence[Spread], names: Sequence[str], ranks: Mappin
     yield "#"
 
 
-def _own(row: Row) -> str:
-    return figure(row.median_us, _digits(row))
-
-
-def _digits(row: Row) -> int:
-    return digits(row.median_us or 0.0, row.ci_low_us, row.ci_high_us)
+def _own(rows: Sequence[Row]) -> list[str]:
+    return figures([row.median_us for row in rows], known_digits(rows))
 
 
 def _notes(rows: Iterable[Row]) -> dict[_Reason, int]:

@@ -1,15 +1,15 @@
 """Measurements -> rows: launches pooled, one row for each group of each case, in an order that reads well.
 
-A run may hold 100,000 measurements, so samples are summarised in arrays of equal length, never row by row.
+A run may hold 100,000 measurements, so samples are summarised in arrays (see samples.py), never row by row.
 """
 
 import math
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from commbench.collectives import COLLECTIVES, bandwidths
 from commbench.records import Case, Measurement
 from commbench.records.measurement import Status
+from commbench.stats.samples import Ordered, Samples
 from commbench.stats.summary import median_interval, pool_launches
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _WORST: tuple[Status, ...] = ("ok", "skipped", "failed", "hung")
-_BATCH = 2**18  # samples held as one array
 # A quantile further out than the samples reach would be the maximum in disguise.
 _ENOUGH = {0.95: 20, 0.99: 100}
 
@@ -102,33 +102,76 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
     ratio: float | None
 
 
+class _Answer(NamedTuple):
+    """A Measurement without its samples."""
+
+    case: Case
+    group: int
+    launch: int
+    ranks: int
+    nbytes: int
+    status: Status
+    why: str
+    clock: str
+    wrong: int | None
+    stopped: str
+
+
+_answer = attrgetter(*_Answer._fields)
+
+
 def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[Row]:
-    """The rows of a run, without control measurements; of several answers to one question the last counts."""
-    answers, starts = _in_order([m for m in measurements if not m.control])
+    """The rows of a run, without control measurements; of several answers to one question the last counts.
+
+    Each measurement is read once and not kept, so an iterator over a journal needs little memory.
+    """
+    answers: list[_Answer] = []
+    times, skews, slowest = Samples(), Samples(), Samples()
+    for m in measurements:
+        if not m.control:
+            answers.append(_Answer(*_answer(m)))
+            times.add(m.seconds)
+            skews.add(m.skew)
+            slowest.add(m.slowest)
     if not answers:
         return []
-    stops = [*starts[1:], len(answers)]
-    pooled = [_pooled(answers[start:stop]) for start, stop in zip(starts, stops, strict=True)]
-    columns = _statistics(answers, np.array(starts), pooled, confidence)
-    columns |= _facts(pooled, columns["median_us"])
+    order, starts = _order(answers)
+    launches = times.in_order(order)
+    stops = [*starts[1:].tolist(), len(order)]
+    ordered = [answers[k] for k in order.tolist()]
+    sampled = (launches.counts > 0).tolist()
+    pooled = [
+        ordered[start] if stop == start + 1 else _pooled(ordered[start:stop], sampled[start:stop])
+        for start, stop in zip(starts.tolist(), stops, strict=True)
+    ]
+    skew, last = skews.in_order(order).joined(starts), slowest.in_order(order).joined(starts)
+    alone = np.array([answer.ranks == 1 for answer in pooled])  # nobody to be slower than
+    columns = _times(launches, starts, confidence) | _who(skew, last, alone)
+    columns |= _facts(pooled, columns["median_us"], columns["samples"])
     return list(map(Row, *(columns[field] for field in Row.__struct_fields__)))
 
 
-def _in_order(answers: Sequence[Measurement]) -> tuple[list[Measurement], list[int]]:
+def _order(answers: Sequence[_Answer]) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":
     """Series by series (all that is the same but the size), then by size, group and launch; where rows begin.
 
     Sorted by integers: hashing and comparing cases would take longer than all the statistics.
     """
-    if not answers:
-        return [], []
-    of = [_series(m.case) for m in answers]
+    of = [_series(answer.case) for answer in answers]
     place = {one: k for k, one in enumerate(sorted(set(of)))}
-    keys = sorted(
-        (place[one], m.case.nbytes, m.group, m.launch, k) for k, (one, m) in enumerate(zip(of, answers, strict=True))
+    keys = np.column_stack(
+        (
+            [place[one] for one in of],
+            [answer.case.nbytes for answer in answers],
+            [answer.group for answer in answers],
+            [answer.launch for answer in answers],
+        )
     )
-    last = [key for key, after in zip(keys, [*keys[1:], None], strict=True) if not after or key[:4] != after[:4]]
-    starts = [k for k, key in enumerate(last) if k == 0 or key[:3] != last[k - 1][:3]]
-    return [answers[key[4]] for key in last], starts
+    order = np.lexsort(keys.T[::-1])  # stable: of equal ones the last answer is the last
+    keys = keys[order]
+    last = np.append((keys[1:] != keys[:-1]).any(axis=1), True)
+    keys = keys[last, :3]
+    first = np.append(True, (keys[1:] != keys[:-1]).any(axis=1))
+    return order[last], np.flatnonzero(first)
 
 
 def _series(case: Case) -> tuple[Any, ...]:
@@ -151,25 +194,17 @@ def _natural(symbol: str) -> tuple[str | int, ...]:
     return tuple(int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", symbol)))
 
 
-def _pooled(launches: Sequence[Measurement]) -> Measurement:
-    """The launches of one row as if they were one: all samples, the worst status, every reason."""
-    if len(launches) == 1:
-        return launches[0]
-    counted = [m.wrong for m in launches if m.wrong is not None]
-    sampled = [m for m in launches if m.seconds] or launches
-    return Measurement(
-        case=launches[0].case,
-        status=max((m.status for m in launches), key=_WORST.index),
-        why="; ".join(_distinct(m.why for m in launches)),
-        group=launches[0].group,
-        ranks=max(m.ranks for m in launches),
-        nbytes=max(m.nbytes for m in launches),
-        seconds=tuple(chain.from_iterable(m.seconds for m in launches)),
-        skew=tuple(chain.from_iterable(m.skew for m in launches)),
-        slowest=tuple(chain.from_iterable(m.slowest for m in launches)),
-        clock=sampled[0].clock,
+def _pooled(launches: Sequence[_Answer], sampled: Sequence[bool]) -> _Answer:
+    """The launches of one row as if they were one: the worst status, every reason."""
+    counted = [answer.wrong for answer in launches if answer.wrong is not None]
+    return launches[0]._replace(
+        status=max((answer.status for answer in launches), key=_WORST.index),
+        why="; ".join(_distinct(answer.why for answer in launches)),
+        ranks=max(answer.ranks for answer in launches),
+        nbytes=max(answer.nbytes for answer in launches),
+        clock=launches[sampled.index(True) if any(sampled) else 0].clock,
         wrong=sum(counted) if counted else None,
-        stopped=", ".join(_distinct(m.stopped for m in launches)),
+        stopped=", ".join(_distinct(answer.stopped for answer in launches)),
     )
 
 
@@ -177,63 +212,51 @@ def _distinct(texts: Iterable[str]) -> Iterable[str]:
     return dict.fromkeys(text for text in texts if text)
 
 
-def _facts(pooled: Sequence[Measurement], medians: Sequence[float | None]) -> dict[str, list[Any]]:
+def _facts(
+    pooled: Sequence[_Answer], medians: Sequence[float | None], samples: Sequence[int]
+) -> dict[str, Sequence[Any]]:
     """The columns that are read off, and the bandwidths that follow from the median."""
-    cases = [m.case for m in pooled]
+    told = dict(zip(_Answer._fields, zip(*pooled, strict=True), strict=True))
+    cases: Sequence[Case] = told["case"]
     settings = {case.settings: dict(case.settings) for case in cases}
-    several = {m.case.groups for m in pooled if m.group}
+    several = {case.groups for case, group in zip(cases, told["group"], strict=True) if group}
     catalogue = [COLLECTIVES[case.op] for case in cases]
     nbytes = [
-        0 if collective.factor is None else m.nbytes or m.case.nbytes
-        for m, collective in zip(pooled, catalogue, strict=True)
+        0 if collective.factor is None else moved or case.nbytes
+        for case, moved, collective in zip(cases, told["nbytes"], catalogue, strict=True)
     ]
     rates = [
-        bandwidths(m.case.op, moved, m.ranks or 1, median / 1e6 if median else 0.0)
-        for m, moved, median in zip(pooled, nbytes, medians, strict=True)
+        bandwidths(case.op, moved, ranks or 1, median / 1e6 if median else 0.0)
+        for case, moved, ranks, median in zip(cases, nbytes, told["ranks"], medians, strict=True)
     ]
     return {
-        "op": [case.op for case in cases],
-        "backend": [case.backend for case in cases],
+        **{name: list(map(attrgetter(name), cases)) for name in ("op", "backend", "dtype", "mode", "in_place", "root")},
+        **{name: [value or None for value in told[name]] for name in ("ranks", "why", "stopped")},
         "nbytes": nbytes,
-        "dtype": [case.dtype for case in cases],
+        "asked": [case.nbytes for case in cases],
         "redop": [c.redop if collective.reduces else None for c, collective in zip(cases, catalogue, strict=True)],
-        "mode": [case.mode for case in cases],
-        "group": [f"{m.case.groups}[{m.group}]" if m.case.groups in several else m.case.groups for m in pooled],
-        "ranks": [m.ranks or None for m in pooled],
-        "in_place": [case.in_place for case in cases],
+        "group": [
+            f"{case.groups}[{group}]" if case.groups in several else case.groups
+            for case, group in zip(cases, told["group"], strict=True)
+        ],
         "settings": [settings[case.settings] for case in cases],
-        "samples": [len(m.seconds) for m in pooled],
         "algbw_gbps": [algbw for algbw, _ in rates],
         "busbw_gbps": [busbw for _, busbw in rates],
-        "wrong": [m.wrong for m in pooled],
-        "status": [m.status for m in pooled],
-        "why": [m.why or None for m in pooled],
-        "stopped": [m.stopped or None for m in pooled],
-        "clock": [m.clock if m.seconds else None for m in pooled],
-        "root": [case.root for case in cases],
-        "asked": [case.nbytes for case in cases],
+        "wrong": told["wrong"],
+        "status": told["status"],
+        "clock": [clock if n else None for clock, n in zip(told["clock"], samples, strict=True)],
     }
 
 
-def _statistics(
-    answers: Sequence[Measurement],
-    starts: "NDArray[np.int64]",
-    pooled: Sequence[Measurement],
-    confidence: float,
-) -> dict[str, list[Any]]:
-    """The columns that are computed from samples."""
-    launches, times = _times(answers, starts, pooled, confidence)
-    skew = _batched([m.skew for m in pooled], 1, lambda batch: np.median(batch, axis=1)[None])
-    slowest = _batched([m.slowest for m in pooled], 2, _most_often)
-    alone = np.array([m.ranks == 1 for m in pooled])  # nobody to be slower than
-    skew[:, alone] = slowest[:, alone] = np.nan
-    names = ("median_us", "ci_low_us", "ci_high_us", "between_us", "min_us", "p95_us", "p99_us", "mean_us")
+def _who(skews: Ordered, slowest: Ordered, alone: "NDArray[np.bool_]") -> dict[str, Sequence[Any]]:
+    """The columns about who was how much later than the others."""
+    median = skews.summary(1, lambda batch: np.median(batch, axis=1)[None])
+    most = slowest.summary(2, _most_often)
+    median[:, alone] = most[:, alone] = np.nan
     return {
-        "launches": launches.tolist(),
-        **{name: _known(_us(column)) for name, column in zip(names, times, strict=True)},
-        "skew_us": _known(_us(skew[0])),
-        "slowest": [None if rank is None else int(rank) for rank in _known(slowest[0])],
-        "slowest_share": _known(slowest[1]),
+        "skew_us": _known(_us(median[0])),
+        "slowest": [None if rank is None else int(rank) for rank in _known(most[0])],
+        "slowest_share": _known(most[1]),
     }
 
 
@@ -250,49 +273,25 @@ def _known(column: "Floats") -> list[float | None]:
     return values
 
 
-def _times(
-    answers: Sequence[Measurement],
-    starts: "NDArray[np.int64]",
-    pooled: Sequence[Measurement],
-    confidence: float,
-) -> "tuple[NDArray[np.int64], Floats]":
-    """Launches with samples, and rows (median, low, high, between, min, p95, p99, mean)."""
-    out = np.full((8, len(pooled)), np.nan)
-    each = _batched(
-        [m.seconds for m in answers],
-        7,
-        lambda batch: np.concatenate((np.stack(median_interval(batch, confidence)), _order_statistics(batch))),
-    )
-    sampled = ~np.isnan(each[0])
+def _times(each: Ordered, starts: "NDArray[np.intp]", confidence: float) -> dict[str, Sequence[Any]]:
+    """The columns about time: launch by launch, then pooled."""
+    whole = each.joined(starts)
+    out = np.full((8, len(starts)), np.nan)  # median, low, high, between, min, p95, p99, mean
+    out[4:] = whole.summary(4, _order_statistics)
+    sampled = each.counts > 0
     launches = np.add.reduceat(sampled.astype(np.int64), starts)
-    each = each[:, sampled]
     first = np.cumsum(launches) - launches
+    estimates = each.summary(3, lambda batch: np.stack(median_interval(batch, confidence)))[:, sampled]
     for count in set(launches.tolist()) - {0}:
         members = np.flatnonzero(launches == count)
-        medians, lows, highs = each[:3, first[members][:, None] + np.arange(count)]
+        medians, lows, highs = estimates[:, first[members][:, None] + np.arange(count)]
         out[:4, members] = pool_launches(medians, lows, highs, confidence)
-        if count == 1:  # nearly always, so the samples are not walked through again
-            out[4:, members] = each[3:, first[members]]
-        else:
-            out[4:, members] = _batched([pooled[k].seconds for k in members.tolist()], 4, _order_statistics)
-    return launches, out
-
-
-def _batched(samples: Sequence[tuple[float, ...]], width: int, summarise: "Callable[[Floats], Floats]") -> "Floats":
-    """`summarise` (rows x n samples -> width x rows) over all samples of equal count; NaN where none are."""
-    by_length: dict[int, list[int]] = {}
-    for k, one in enumerate(samples):
-        by_length.setdefault(len(one), []).append(k)
-    by_length.pop(0, None)
-    out = np.full((width, len(samples)), np.nan)
-    for length, members in by_length.items():
-        step = max(1, _BATCH // length)
-        for start in range(0, len(members), step):
-            batch = members[start : start + step]
-            values = chain.from_iterable([samples[k] for k in batch])
-            array = np.fromiter(values, np.float64, len(batch) * length)
-            out[:, batch] = summarise(array.reshape(-1, length))
-    return out
+    names = ("median_us", "ci_low_us", "ci_high_us", "between_us", "min_us", "p95_us", "p99_us", "mean_us")
+    return {
+        "launches": launches.tolist(),
+        "samples": whole.counts.tolist(),
+        **{name: _known(_us(column)) for name, column in zip(names, out, strict=True)},
+    }
 
 
 def _order_statistics(batch: "Floats") -> "Floats":

@@ -149,15 +149,14 @@ def _student(freedom: int, confidence: float) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
-def digits(value: float, low: float | None, high: float | None) -> int:
-    """Significant digits of `value` down to the first uncertain one: 12.3456 known to 0.2 has 3."""
-    if low is None or high is None or math.isnan(high - low) or value <= 0:
-        return _FEWEST_DIGITS
-    half = max(high - value, value - low)
-    if half <= 0:
-        return _MOST_DIGITS
-    return min(max(_exponent(value) - _exponent(half) + 1, 1), _MOST_DIGITS)
+def digits(values: "Floats", lows: "Floats", highs: "Floats") -> "NDArray[np.int64]":
+    """Significant digits of each value down to the first uncertain one: 12.3456 known to 0.2 has 3. NaN: not known."""
+    half = np.maximum(highs - values, values - lows)
+    told = (values > 0) & (half > 0)
+    found = _exponents(values, told) - _exponents(half, told) + 1
+    certain = np.where((values > 0) & (half <= 0), _MOST_DIGITS, _FEWEST_DIGITS)
+    return np.where(told, np.clip(found, 1, _MOST_DIGITS), certain)
 
 
-def _exponent(value: float) -> int:
-    return math.floor(math.log10(value))
+def _exponents(values: "Floats", where: "NDArray[np.bool_]") -> "NDArray[np.int64]":
+    return np.floor(np.log10(np.where(where, values, 1))).astype(np.int64)

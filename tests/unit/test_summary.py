@@ -200,18 +200,18 @@ def test_the_pooled_interval_encloses_centre_and_mean(medians: list[float], half
     [(12.3456, 0.2, 3), (12.3456, 2, 2), (12.3456, 9.9, 2), (12.3456, 10, 1), (5, 20, 1), (1e6, 1, 5), (1.0, 0, 5)],
 )
 def test_digits(value: float, half: float, expected: int) -> None:
-    assert digits(value, value - half, value + half) == expected
+    assert digits(*np.array([[value], [value - half], [value + half]])).tolist() == [expected]
 
 
 def test_without_an_interval_two_digits() -> None:
-    assert digits(5, None, None) == digits(5, math.nan, math.nan) == 2
+    assert digits(np.array([5, np.nan]), *np.full((2, 2), np.nan)).tolist() == [2, 2]
 
 
 @settings(deadline=None)
 @given(st.floats(1e-9, 1e9), st.floats(1e-9, 10), st.floats(1e-9, 10))
 def test_no_digit_is_smaller_than_the_uncertainty(value: float, below: float, above: float) -> None:
     low, high = value * (1 - below), value * (1 + above)
-    known = digits(value, low, high)
+    known = int(digits(*np.array([value, low, high])))
     last = 10.0 ** (math.floor(math.log10(value)) - known + 1)
     half = max(high - value, value - low)
     assert known == 1 or 10 * last > half * (1 - 1e-9)
