@@ -13,6 +13,7 @@ _IEC = {f"{prefix}I": 1024**power for power, prefix in enumerate(_SI) if prefix}
 _BYTES = {**_SI, **_IEC}
 _TIMES = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BANDWIDTHS = {"B/s": 1.0, "KB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12}
+_BITS = {f"{prefix}bit/s": factor / 8 for prefix, factor in _SI.items()}  # bytes per second
 _NUMBER = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*"
 MAX_BYTES = 2**50
 
@@ -59,6 +60,11 @@ def parse_bandwidth(text: str | int | float) -> float:
     return _scaled(text, _BANDWIDTHS, "a bandwidth", "10GB/s, 125MB/s (bytes, not bits)")
 
 
+def parse_rate(text: str | int | float) -> float:
+    """Bytes per second of a link from `1Gbit/s` (125e6) or `125MB/s`. `Gb/s`, read either way, is refused."""
+    return _scaled(text, _BITS | _BANDWIDTHS, "a rate", "1Gbit/s or 125MB/s")
+
+
 def parse_share(text: str | int | float) -> float:
     """A share from `2%` or `0.02`; strictly between 0 and 1."""
     match = re.fullmatch(_NUMBER + r"(%?)\s*", str(text))
@@ -79,3 +85,10 @@ def format_time(seconds: float) -> str:
         if digits >= scale:
             return f"{digits / scale:.3g} {unit}"
     return f"{digits / 1e-9:.3g} ns"
+
+
+def format_rate(bytes_per_s: float) -> str:
+    """The rate of a link in bits, three digits and the unit that fits: 125e6 bytes per second are `1 Gbit/s`."""
+    digits = float(f"{bytes_per_s * 8:.3g}")
+    unit = next((unit for unit in reversed(_BITS) if digits >= _BITS[unit] * 8), "bit/s")
+    return f"{digits / (_BITS[unit] * 8):g} {unit}"

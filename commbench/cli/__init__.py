@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("commbench.cli.sweep", "Measure collectives: inside mpirun, torchrun or srun, or started here with -n."),
     "show": ("commbench.cli.show", "Print the table of a run, as text, JSON or CSV."),
     "plot": ("commbench.cli.plot", "Draw bus bandwidth and latency of one or more runs."),
+    "lab": ("commbench.cli.lab", "Hosts and shaped links on this machine: run, check, show, exec, fault, ps, down."),
     "specs": ("commbench.cli.specs", "List the shipped specs, or print one."),
 }
 

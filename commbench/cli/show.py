@@ -21,10 +21,15 @@ def _text(folder: Path, form: str) -> str:
     from commbench.stats.rows import rows, spread
 
     run, measurements = store.stream(folder)
-    found = rows(measurements, run.spec["stop"]["confidence"])
+    found = rows(measurements, run.spec["stop"]["confidence"], who=form != "table")
+    note = None
+    if run.machine.fabric is not None:
+        from commbench.model import wire
+
+        found, note = wire.with_limits(found, run.machine), wire.beyond(found, run.machine)
     if form == "json":
         return table.as_json(run, found).decode()
-    lines = table.csv_lines(found) if form == "csv" else table.table(run, found, spread(found))
+    lines = table.csv_lines(found) if form == "csv" else table.table(run, found, spread(found), note)
     return "\n".join(lines)
 
 

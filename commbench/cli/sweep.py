@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.argument("spec")
 @click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks (simulated: play them).")
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the spec and the place.")
+@click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: results/NAME-UTC.")
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec, as in stop.ci=5%."
@@ -36,6 +38,7 @@ def command(
     spec: str,
     ranks: int | None,
     launcher: str | None,
+    topology: str | None,
     out: Path | None,
     overrides: Sequence[str],
     resume: bool,
@@ -57,7 +60,9 @@ def command(
     first = place is None or place.rank == 0
     if seed is not None:
         overrides = [*overrides, f"seed={seed}"]
-    asked = _Asked(spec, ranks, launcher, out, tuple(overrides), resume, dry_run, quiet, allow_single, launch_index)
+    asked = _Asked(
+        spec, ranks, launcher, topology, out, tuple(overrides), resume, dry_run, quiet, allow_single, launch_index
+    )
     try:
         folder, code = _sweep(asked, place, first)
     except CommbenchError as error:
@@ -76,6 +81,7 @@ class _Asked(NamedTuple):
     spec: str
     ranks: int | None
     launcher: str | None
+    topology: str | None
     out: Path | None
     overrides: tuple[str, ...]
     resume: bool
@@ -117,6 +123,7 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
         command=("commbench", *sys.argv[1:]),
         launch=asked.launch,
         allow_single=asked.allow_single,
+        now=time.time,
     )
     jobs.check(request, size)
     silent = asked.quiet or not first or asked.launch is not None
@@ -128,14 +135,24 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
                     "backend simulated plays all ranks in one process: start it without a launcher, with -n"
                 )
             return request.out, jobs.simulate(request, size, watcher)
-        if inside or size == 1:
+        if inside and asked.topology:
+            raise SpecError(
+                f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n"
+            )
+        if inside or (size == 1 and not asked.topology):
             jobs.check_libraries(spec.backends)
             return request.out, jobs.work(request, inside, watcher)
         launcher = asked.launcher or choose(spec.backends, os.environ)
         if launcher != "srun":  # srun reaches machines that this one knows nothing about
             jobs.check_libraries(spec.backends)
         again = ["sweep", asked.spec, *(f"--set={item}" for item in asked.overrides)]
-        return request.out, jobs.start(request, size, launcher, again, watcher)
+        if not asked.topology:
+            return request.out, jobs.start(request, size, launcher, again, watcher)
+        from commbench.lab.client import lab
+
+        with lab(asked.topology) as net:
+            net.script()
+            return request.out, jobs.start(request, size, launcher, again, watcher, net)
 
 
 def _say(sentence: str) -> None:

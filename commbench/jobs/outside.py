@@ -2,18 +2,26 @@
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from commbench import store
 from commbench.errors import CommbenchError, FolderError, LaunchError, SpecError
 from commbench.jobs.request import Request, Watcher, exit_code, same_spec
+from commbench.lab import launch as lab
 from commbench.measure import launch
 from commbench.records import Measurement
 from commbench.spec import SweepSpec, grid
 
+if TYPE_CHECKING:
+    from commbench.lab.client import Lab
 
-def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str], watcher: Watcher) -> int:
-    """Starts the launches of a sweep one after another, and judges by the run folder alone."""
+
+def start(
+    request: Request, ranks: int, launcher: str, arguments: Sequence[str], watcher: Watcher, net: "Lab | None" = None
+) -> int:
+    """Starts the launches of a sweep one after another (in a lab, if there is one); judges by the run folder alone."""
     spec = request.spec
     journal = request.out / "journal.jsonl"
     before = journal.stat().st_size if journal.exists() else 0
@@ -22,7 +30,8 @@ def start(request: Request, ranks: int, launcher: str, arguments: Sequence[str],
             raise store.already(request.out)
         same_spec(request)
     arguments = [*arguments, "--out", str(request.out)]
-    command = launch.argv(launcher, ranks, arguments, spec.backends)
+    make = partial(lab.argv, net) if net else launch.argv
+    command = make(launcher, ranks, arguments, spec.backends)
     expected = grid.guess(spec, ranks)
     likely, most = grid.estimate(spec, expected)
     patience = 60.0 + 3 * (spec.deadline + most / spec.launches / max(1, len(expected)))

@@ -25,6 +25,7 @@ class Request(NamedTuple):
     command: tuple[str, ...]
     launch: int | None = None
     allow_single: bool = False
+    now: Callable[[], float] = lambda: 0.0  # seconds since the epoch
 
 
 class Watcher(NamedTuple):

@@ -62,7 +62,7 @@ def _mpirun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list
             options += ["--bind-to", "none"]
         if ranks > _usable_cores():
             # Ranks that poll while they wait would keep the others from running at all.
-            options += ["--map-by", ":OVERSUBSCRIBE", "--mca", "mpi_yield_when_idle", "1"]
+            options += ["--map-by", "slot:OVERSUBSCRIBE", "--mca", "mpi_yield_when_idle", "1"]
     return [program, "-n", str(ranks), *options, *command]
 
 

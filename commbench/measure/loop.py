@@ -43,6 +43,7 @@ class Options(NamedTuple):
     deadline: float = 60.0
     check: bool = True
     launch: int = 0
+    now: Callable[[], float] = lambda: 0.0  # seconds since the epoch; only what was started by people reads that clock
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
@@ -74,6 +75,7 @@ class Loop:
         `backend` is a sentence where the backend could not be started on this machine.
         """
         groups = expand(case.groups, host_of)
+        began = round(self._options.now(), 3)
         blank = [
             Measurement(
                 case=case,
@@ -81,6 +83,7 @@ class Loop:
                 ranks=len(group),
                 launch=self._options.launch,
                 nbytes=moved(case.op, case.nbytes, case.dtype, len(group)),
+                at=began,
             )
             for index, group in enumerate(groups)
         ]

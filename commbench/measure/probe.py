@@ -4,6 +4,7 @@ Nothing is recorded because it happens to be there: variables come from a list o
 could carry a secret are listed without their value.
 """
 
+import json
 import os
 import platform
 import re
@@ -11,11 +12,12 @@ import socket
 import sys
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 
 import msgspec
 
 from commbench.layouts import local_ranks
-from commbench.records import Host, Machine
+from commbench.records import Fabric, Host, Machine
 from commbench.world import World
 from commbench.world.discover import Place
 
@@ -134,6 +136,10 @@ def _machine(told: list[Identity], locals_: list[bytes], place: Place | None) ->
             "each rank is bound to one core, which the threads of Gloo share with it "
             "(mpirun --bind-to none, as commbench sweep -n does)"
         )
+    if "NCCL_HOSTID" in os.environ and 0 < gpus() < len(told):
+        warnings.append(
+            f"{len(told)} ranks share {gpus()} GPU{'s' * (gpus() > 1)}, each host of the lab as if it had one"
+        )
     listed, hidden = environment(os.environ)
     return Machine(
         hosts=tuple(hosts),
@@ -143,7 +149,19 @@ def _machine(told: list[Identity], locals_: list[bytes], place: Place | None) ->
         environment=listed,
         hidden=hidden,
         warnings=tuple(warnings[:20]),
+        fabric=fabric(os.environ),
     )
+
+
+def fabric(env: Mapping[str, str]) -> Fabric | None:
+    """The network between the hosts, where somebody knows it: in a lab of this machine."""
+    if "COMMBENCH_LAB" not in env:
+        return None
+    try:
+        blueprint = json.loads(Path(env["COMMBENCH_LAB"], "lab.json").read_bytes())
+        return msgspec.convert(blueprint["fabric"], Fabric)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def gpus() -> int:

@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 
+from commbench.records.fabric import Fabric
+
 
 class Host(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One host: its name, and the facts in which it differs from rank 0's host."""
@@ -16,7 +18,8 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Hosts, the ranks on them, and what was found there.
 
     host_of[rank] is the index of the rank's host in `hosts`. `environment` holds the allow-listed variables
-    of rank 0; `hidden` the names of those with an interesting prefix whose value may be a secret.
+    of rank 0; `hidden` the names of those with an interesting prefix whose value may be a secret. `fabric` is the
+    network between the hosts, where it is known (None: it is not); its hosts have the names of `hosts`.
     """
 
     hosts: tuple[Host, ...]
@@ -26,6 +29,7 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     environment: dict[str, str] = {}
     hidden: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    fabric: Fabric | None = None
 
     @property
     def size(self) -> int:

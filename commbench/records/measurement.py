@@ -28,6 +28,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     status    ok, failed (wrong data or an error), skipped (cannot be measured here), hung (deadline passed)
     why       a sentence for every status but ok
     stopped   why sampling ended: ci, max_time, max_samples
+    at        when rank 0 began to measure the case, seconds since the epoch; 0: not known
     control   measured again on resume, to tell drift; not a row of the table
     """
 
@@ -46,4 +47,5 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     clock: Clock = "host"
     wrong: int | None = None
     stopped: str = ""
+    at: float = 0.0
     control: bool = False

@@ -1,18 +1,14 @@
-"""The picture of runs: bus bandwidth and latency against message size, to be read on a screen or on paper.
+"""The picture of runs: bus bandwidth and latency against message size, to be read on a screen or on paper."""
 
-matplotlib is used without pyplot: nothing global changes and no display is needed.
-"""
-
-import io
 import math
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commbench.errors import CommbenchError, SpecError, nearest
+from commbench.errors import CommbenchError
 from commbench.records import Run
+from commbench.report.image import COLOURS, GREY, format_of, save
 from commbench.report.lines import Band, Facet, Line, Picture, picture
 from commbench.report.view import figure, known_digits, one_line, size
 from commbench.stats.rows import Row
@@ -21,63 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-FORMATS = ("pdf", "png", "svg")
-
-# Okabe and Ito's colours, which the colour-blind can tell apart (their yellow is too pale on white). Markers
-# and dashes differ too: no two lines of a panel look alike in black and white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+# Colours, markers and dashes all differ: no two lines of a panel look alike in black and white.
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "commbench",  # the same rows give the same file
-    "text.parse_math": False,  # a $ in a setting is a $
-}
-_GREY = "#555555"
 _WIDE, _NARROW = 11.0, 7.0  # inches: a pair of panels, or latency alone
 _PANEL, _LEGEND, _BAR = 3.7, 0.22, 0.27
 
 
 def plot(runs: Sequence[tuple[Run, Sequence[Row]]], path: Path) -> None:
     """Draws all runs into one picture; the format follows from the suffix."""
-    form = path.suffix.removeprefix(".").lower()
-    if form not in FORMATS:
-        raise SpecError(f"{path}: cannot draw {path.suffix or 'a file without suffix'}; {nearest(form, FORMATS)}")
+    format_of(path)  # before any work
     shown = picture(runs)
     if shown is None:
         names = ", ".join(one_line(run.name) for run, _ in runs) or "no run"
         raise CommbenchError(f"nothing to draw: not one row of {names} is ok; commbench show says why")
-    import matplotlib as mpl
-
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc is made for other pictures
-        mpl.rcParams.update(_STYLE)
-        image = io.BytesIO()
-        undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-        _draw(shown).savefig(image, format=form, dpi=150, metadata=undated.get(form))
-    _write(path, image.getvalue())
-
-
-def _write(path: Path, image: bytes) -> None:
-    """The file is there in full or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(image)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise CommbenchError(f"{path}: cannot be written: {error.strerror or error}") from None
+    save(lambda: _draw(shown), path)
 
 
 def _draw(shown: Picture) -> "Figure":
@@ -103,8 +57,8 @@ def _head(shown: Picture, width: float) -> list[tuple[str, dict[str, Any]]]:
     """Lines of text with their looks, none wider than the picture."""
     looks: list[tuple[str, float, dict[str, Any]]] = [
         (shown.title, 8.5, {"fontsize": 13, "fontweight": "bold"}),
-        (shown.subtitle, 13, {"color": _GREY}),
-        (shown.caption, 14.5, {"color": _GREY, "fontsize": 8.5}),
+        (shown.subtitle, 13, {"color": GREY}),
+        (shown.caption, 14.5, {"color": GREY, "fontsize": 8.5}),
     ]
     return [(line, look) for text, per_inch, look in looks for line in textwrap.wrap(text, int(width * per_inch))]
 
@@ -152,7 +106,7 @@ def _draw_lines(part: "SubFigure", facet: Facet) -> None:
 
 def _draw_line(panels: "Sequence[Axes]", line: Line, k: int) -> Any:
     """The line in each panel; what the legend shows of it."""
-    colour, marker, dashes = _COLOURS[k % 7], _MARKERS[k % 12], _DASHES[k % 5]
+    colour, marker, dashes = COLOURS[k % 7], _MARKERS[k % 12], _DASHES[k % 5]
     look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.6}
     marks: dict[str, Any] = {
         "marker": marker,
@@ -247,7 +201,7 @@ def _bars(panel: "Axes", values: Sequence[tuple[float | None, Band]], known: Seq
     for k, ((value, band), places) in enumerate(zip(values, known, strict=True)):
         if value is None:
             continue
-        panel.barh(k, value, height=0.62, color=_COLOURS[0], alpha=0.85)
+        panel.barh(k, value, height=0.62, color=COLOURS[0], alpha=0.85)
         if band:
             panel.hlines(k, *band, color="black", linewidth=1.4)
             panel.plot(band, (k, k), color="black", linestyle="", marker="|", markersize=7)

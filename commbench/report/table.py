@@ -23,6 +23,7 @@ from commbench.stats.rows import Row, Spread, series
 WIDTH = 119
 _MOST_SPREADS = 20
 _MOST_ROUNDED = 6
+_MOST_LINKS = 6
 _Columns = dict[str, list[str]]
 _Reason = tuple[Status, str | None]
 _Notes = Mapping[_Reason, int]
@@ -31,8 +32,8 @@ _GIVES_WAY = ("settings", "clock", "root", "buffer", "mode", "redop", "dtype", "
 _LEFT = {*ABOUT, "ranks", "stopped", "layout", "ranks "} - {"root", "launches"}
 
 
-def table(run: Run, rows: Sequence[Row], spreads: Sequence[Spread]) -> Iterator[str]:
-    """Lines without line ends; all but those of rows begin with `#`."""
+def table(run: Run, rows: Sequence[Row], spreads: Sequence[Spread], note: str | None = None) -> Iterator[str]:
+    """Lines without line ends; all but those of rows begin with `#`. `note` stands with the machine's warnings."""
     about = {name: list(map(text, rows)) for name, (text, _) in ABOUT.items()}
     varies = [name for name, cells in about.items() if len(set(cells) - {""}) > 1]
     notes = _notes(rows)
@@ -48,7 +49,7 @@ def table(run: Run, rows: Sequence[Row], spreads: Sequence[Spread]) -> Iterator[
         series_names = [name for name in varies if name not in ("group", "launches", "clock")]
         yield from _spread_lines(spreads, series_names, ranks)
     yield from _footnotes(rows, notes)
-    yield from (f"# note: {one_line(warning)}" for warning in run.machine.warnings)
+    yield from (f"# note: {one_line(warning)}" for warning in (*run.machine.warnings, *([note] if note else [])))
     count = Counter(row.status for row in rows)
     said = (f"{count[status]} {status}" for status in ("ok", "skipped", "failed", "hung"))
     yield f"# {len(rows)} rows: {', '.join(said)}"
@@ -67,6 +68,8 @@ def _header(run: Run, rows: Sequence[Row], same: _Columns) -> Iterator[str]:
     interval = f"half of its {confidence(run)} interval"
     yield f"# time_us = median over samples of the slowest rank; ±% = {interval}"
     yield "# skew_us = from the fastest to the slowest rank; algbw, busbw in GB/s (1e9 bytes/s); n = samples"
+    if _limited(rows):
+        yield "# wire% = the least time that the links allow, as a share of time_us (see docs/method.md)"
     yield "#"
 
 
@@ -86,6 +89,8 @@ def _figures(rows: Sequence[Row], ranks: Mapping[str, str], notes: _Notes) -> _C
         if title == "time_us":
             columns["±%"] = _half_widths(rows)
             columns["skew_us"] = figures([row.skew_us for row in rows], np.full(len(rows), 2))
+    if _limited(rows):
+        columns["wire%"] = _percents([row.wire_share for row in rows], ["-"] * len(rows))
     columns["wrong"] = ["-" if row.wrong is None else str(row.wrong) for row in rows]
     columns["n"] = [str(row.samples) for row in rows]
     columns["stopped"] = [_outcome(row, notes) for row in rows]
@@ -93,14 +98,18 @@ def _figures(rows: Sequence[Row], ranks: Mapping[str, str], notes: _Notes) -> _C
 
 
 def _half_widths(rows: Sequence[Row]) -> list[str]:
-    shares = [row.half_width for row in rows]
+    return _percents([row.half_width for row in rows], ["?" if row.samples else "-" for row in rows])
+
+
+def _percents(shares: Sequence[float | None], unknown: Sequence[str]) -> list[str]:
     percents = [100 * share for share in shares if share is not None]
     forms = ["%.1f" if percent < 9.95 else "%.0f" for percent in percents]
     known = iter(("\n".join(forms) % tuple(percents)).splitlines())
-    return [
-        next(known) if share is not None else "?" if row.samples else "-"
-        for row, share in zip(rows, shares, strict=True)
-    ]
+    return [next(known) if share is not None else cell for share, cell in zip(shares, unknown, strict=True)]
+
+
+def _limited(rows: Iterable[Row]) -> bool:
+    return any(row.wire_share is not None for row in rows)
 
 
 def _outcome(row: Row, notes: _Notes) -> str:
@@ -203,6 +212,11 @@ def _footnotes(rows: Sequence[Row], notes: _Notes) -> Iterator[str]:
         yield from _wrapped(text)
     if unsure := sum(row.samples > 0 and row.half_width is None for row in rows):
         yield f"# ±% is ? where independent samples are too few for an interval ({_rows(unsure)})"
+    links = Counter(row.wire_link for row in rows if row.wire_share is not None)
+    if links:
+        each = [f"{one_line(link or '?')} ({_rows(k)})" for link, k in links.most_common(_MOST_LINKS)]
+        left_out = f"; and {len(links) - len(each)} more" if len(links) > len(each) else ""
+        yield from _wrapped(f"the limit is set by {', '.join(each)}{left_out}")
 
 
 def _rows(count: int) -> str:

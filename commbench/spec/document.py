@@ -2,7 +2,7 @@
 
 Only PyYAML's scanner and composer are used: scalars become None, bool, int, float or str here, and nothing
 else can come out of a file. Whole numbers are decimal only (`010` and `1:30` stay text: YAML 1.1 would read
-them as 8 and 90).
+them as 8 and 90). Beyond YAML a range of names, `h[1-4]`, is one word inside `[...]` and `{...}` too.
 """
 
 import os
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -22,7 +22,22 @@ _LONGEST = 1000  # characters of a complaint: a value of a megabyte is not repea
 _CORE = "tag:yaml.org,2002:"
 _At = Callable[[int | None], str]  # line -> the place that a complaint names
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|nan)", re.I)
+_RANGES = re.compile(r"[A-Za-z0-9][\w.-]*(\[[0-9]+-[0-9]+\][\w.#-]*)+", re.A)
 _TAG = "is not accepted; write plain text, numbers, lists and mappings"
+
+
+class Kind(NamedTuple):
+    """A kind of file: its name and its least content for complaints, and where in sweeps/ the shipped ones lie."""
+
+    word: str
+    least: str
+    key: str
+    override: str
+    folder: str
+
+
+SPEC = Kind("spec", "backend, op and sizes", "op: all_reduce", "stop.ci=5% or --set cases[0].op=reduce", "")
+TOPOLOGY = Kind("topology", "hosts and links", "hosts: h[1-4]", "routing=shortest or --set links[0].mtu=1500", "lab")
 
 
 def one_line(text: str) -> str:
@@ -89,6 +104,16 @@ class _Loader(yaml.SafeLoader):
     """Composes nodes, a bounded number of levels deep and without aliases."""
 
     depth = 0
+
+    def scan_plain(self) -> yaml.ScalarToken:
+        """Takes `leaf[1-2]` as it stands, where YAML would open a list; nothing else in YAML can begin like that."""
+        ranges = _RANGES.match(self.buffer, self.pointer) if self.flow_level else None
+        if ranges is None:
+            return super().scan_plain()
+        start = self.get_mark()
+        self.forward(len(ranges[0]))
+        self.allow_simple_key = False
+        return yaml.ScalarToken(ranges[0], True, start, self.get_mark())
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         mark: Any = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -174,27 +199,27 @@ def _compose(text: str, path: str, at: _At, places: dict[str, str]) -> Any:
     raise SpecError(one_line(f"{at(line)}: {reason}"))
 
 
-def shipped() -> dict[str, Path]:
-    """Shipped specs by name: inside the installed package, or beside it in a checkout."""
+def shipped(kind: Kind = SPEC) -> dict[str, Path]:
+    """Shipped files of a kind by name: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
-    folders = (package / "sweeps", package.parent / "sweeps")
+    folders = (package / "sweeps" / kind.folder, package.parent / "sweeps" / kind.folder)
     return next(({p.stem: p for p in sorted(f.glob("*.yaml"))} for f in folders if f.is_dir()), {})
 
 
-def find(source: str) -> str:
+def find(source: str, kind: Kind = SPEC) -> str:
     """The file behind SPEC: a path, or the name of a shipped spec. A folder does not hide a shipped spec."""
     if "/" in source or source.endswith((".yaml", ".yml")) or os.path.isfile(source):
         return source
-    known = shipped()
+    known = shipped(kind)
     if source in known:
         return str(known[source])
     if source and os.path.exists(source):
         return source
     hint = nearest(source, known) + "; a path ends in .yaml or contains a /"
-    raise SpecError(one_line(f"unknown spec {show(source)}; {hint}"))
+    raise SpecError(one_line(f"unknown {kind.word} {show(source)}; {hint}"))
 
 
-def _read_text(path: str) -> str:
+def _read_text(path: str, kind: Kind) -> str:
     def refuse(sentence: str) -> SpecError:
         return SpecError(one_line(f"{path}: {sentence}"))
 
@@ -202,13 +227,13 @@ def _read_text(path: str) -> str:
         with open(path, "rb") as file:
             raw = file.read(MAX_FILE + 1)
     except IsADirectoryError:
-        raise refuse("is a folder; a spec is a YAML file") from None
+        raise refuse(f"is a folder; a {kind.word} is a YAML file") from None
     except FileNotFoundError:
-        raise refuse(f"no such file; shipped specs, by name: {', '.join(shipped())}") from None
+        raise refuse(f"no such file; shipped, by name: {', '.join(shipped(kind))}") from None
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(raw) > MAX_FILE:
-        raise refuse(f"is larger than {MAX_FILE // 2**10} KiB; a spec is a short text")
+        raise refuse(f"is larger than {MAX_FILE // 2**10} KiB; a {kind.word} is a short text")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -216,16 +241,13 @@ def _read_text(path: str) -> str:
         raise SpecError(one_line(f"{path}:{line}: is not UTF-8 text (byte {error.start})")) from None
 
 
-_EXAMPLE = "write --set key=value, as in --set stop.ci=5% or --set cases[0].op=reduce"
-
-
-def _override(data: dict[str, Any], places: dict[str, str], text: str) -> None:
+def _override(data: dict[str, Any], places: dict[str, str], text: str, kind: Kind) -> None:
     """Puts one `key=value` into the data; null takes the key out."""
     flag = f"--set {text}"
     key, equals, value_text = text.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"\w+(\[\d{1,6}\])*(\.\w+(\[\d{1,6}\])*)*", key):
-        raise SpecError(one_line(f"{flag}: {_EXAMPLE}"))
+        raise SpecError(one_line(f"{flag}: write --set key=value, as in --set {kind.override}"))
     steps: list[Any] = [int(i) if i else k for i, k in re.findall(r"\[(\d+)\]|(\w+)", key)]
     paths = ["$"]
     for step in steps:
@@ -253,14 +275,14 @@ def _override(data: dict[str, Any], places: dict[str, str], text: str) -> None:
     places.update({path: flag, **fresh})
 
 
-def read(path: str, overrides: Sequence[str] = ()) -> Field:
+def read(path: str, overrides: Sequence[str] = (), kind: Kind = SPEC) -> Field:
     """The top-level mapping of a YAML file, with the overrides in it."""
     places = {"$": f"{path}:1"}
-    data = _compose(_read_text(path), "$", lambda line: f"{path}:{line}" if line else path, places)
+    data = _compose(_read_text(path, kind), "$", lambda line: f"{path}:{line}" if line else path, places)
     if data is None:
-        raise SpecError(one_line(f"{path}:1: is empty; a spec needs at least backend, op and sizes"))
+        raise SpecError(one_line(f"{path}:1: is empty; a {kind.word} needs at least {kind.least}"))
     if not isinstance(data, dict):
-        raise SpecError(one_line(f"{path}:1: $: {show(data)} is not a spec; write keys: `op: all_reduce`"))
+        raise SpecError(one_line(f"{path}:1: $: {show(data)} is not a {kind.word}; write keys: `{kind.key}`"))
     for text in overrides:
-        _override(data, places, text)
+        _override(data, places, text, kind)
     return Field(data, "$", places)

@@ -37,6 +37,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     its interval are pooled launch by launch (see pool_launches). Bandwidths follow from the median. `nbytes`
     is what was moved (where nothing was: what was asked). `between_us` is the standard deviation of the
     launch medians. `slowest` is the rank that was slowest in most samples, `slowest_share` in how many.
+    `wire_us` is the least time that the links of a known fabric allow, `wire_link` the link that sets it
+    (see commbench.model.wire, which fills them in).
     """
 
     op: str
@@ -71,6 +73,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     between_us: float | None
     slowest: int | None
     slowest_share: float | None
+    wire_us: float | None = None
+    wire_link: str | None = None
 
     @property
     def groups(self) -> str:
@@ -89,6 +93,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         if not self.median_us or self.ci_low_us is None or self.ci_high_us is None:
             return None
         return (self.ci_high_us - self.ci_low_us) / 2 / self.median_us
+
+    @property
+    def wire_share(self) -> float | None:
+        """The least time that the links allow, as a share of the median."""
+        return self.wire_us / self.median_us if self.wire_us is not None and self.median_us else None
 
 
 class Spread(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +129,11 @@ class _Answer(NamedTuple):
 _answer = attrgetter(*_Answer._fields)
 
 
-def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[Row]:
+def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: bool = True) -> list[Row]:
     """The rows of a run, without control measurements; of several answers to one question the last counts.
 
-    Each measurement is read once and not kept, so an iterator over a journal needs little memory.
+    Each measurement is read once and not kept, so an iterator over a journal needs little memory. With
+    `who` false the rank that was slowest is not looked for: the text table does not tell it.
     """
     answers: list[_Answer] = []
     times, skews, slowest = Samples(), Samples(), Samples()
@@ -132,7 +142,7 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[
             answers.append(_Answer(*_answer(m)))
             times.add(m.seconds)
             skews.add(m.skew)
-            slowest.add(m.slowest)
+            slowest.add(m.slowest if who else ())
     if not answers:
         return []
     order, starts = _order(answers)
@@ -148,7 +158,7 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95) -> list[
     alone = np.array([answer.ranks == 1 for answer in pooled])  # nobody to be slower than
     columns = _times(launches, starts, confidence) | _who(skew, last, alone)
     columns |= _facts(pooled, columns["median_us"], columns["samples"])
-    return list(map(Row, *(columns[field] for field in Row.__struct_fields__)))
+    return list(map(Row, *(columns[field] for field in Row.__struct_fields__ if field in columns)))
 
 
 def _order(answers: Sequence[_Answer]) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":

@@ -4,15 +4,21 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commbench import store
+from commbench.cli import group
 from commbench.collectives import moved
 from commbench.layouts import expand
-from commbench.records import Case, Host, Machine, Measurement, Run
+from commbench.model.wire import beyond, with_limits
+from commbench.records import Case, Fabric, FabricHost, Host, Link, Machine, Measurement, Run
 from commbench.report.table import WIDTH, as_json, csv_lines, table
 from commbench.report.view import figure
 from commbench.stats.rows import Row, rows, spread
@@ -206,6 +212,65 @@ def test_no_line_is_too_wide_and_no_digit_too_many(drawn: list[tuple[int, int, f
 )
 def test_figures(value: float | None, known: int, expected: str) -> None:
     assert figure(value, known) == expected
+
+
+# ---- the wire ---------------------------------------------------------------------------------------------
+
+
+def star(run: Run) -> Run:
+    """The run's hosts on one switch with 1 Gbit/s each."""
+    names = [host.name for host in run.machine.hosts]
+    fabric = Fabric(
+        name="star",
+        hosts=tuple(FabricHost(name=name) for name in names),
+        switches=("s",),
+        links=tuple(Link(name=f"{name}-s", ends=(name, "s"), rate=125e6) for name in names),
+    )
+    return msgspec.structs.replace(run, machine=msgspec.structs.replace(run.machine, fabric=fabric))
+
+
+def test_a_known_fabric_has_its_column() -> None:
+    run = star(run_of(4, 4))
+    asked = [case(nbytes=16 * 2**20), case(nbytes=1024), case(op="barrier")]
+    measured = [answer(one, 251_658, ranks=4, nbytes=one.nbytes) for one in asked]
+    found = with_limits(rows(measured), run.machine)
+    lines = list(table(run, found, spread(found), beyond(found, run.machine)))
+    assert "# wire% = the least time that the links allow, as a share of time_us (see docs/method.md)" in lines
+    at = columns(lines).index("wire%")
+    assert columns(lines)[at - 1] == "busbw"
+    assert [cells[at] for cells in body(lines)] == ["0.0", "80", "-"]
+    assert "# the limit is set by n0-s (2 rows)" in lines
+    assert not any("exceeds" in line for line in lines)
+
+
+def test_without_a_limit_there_is_no_column() -> None:
+    run = star(run_of(4, 1))  # one host: nothing crosses a link
+    plain = lines_of([answer(case(), ranks=4)])
+    found = with_limits(rows([answer(case(), ranks=4)]), run.machine)
+    assert not any("wire" in line for line in [*plain, *table(run, found, [])])
+
+
+def test_a_figure_beyond_the_wire_is_a_note() -> None:
+    run = star(run_of(4, 4))
+    found = with_limits(rows([answer(case(nbytes=2**24), 1e5, ranks=4, nbytes=2**24)]), run.machine)
+    (note,) = (line for line in table(run, found, [], beyond(found, run.machine)) if line.startswith("# note: "))
+    assert "figure exceeds the wire: 1 row, e.g. all_reduce world 16MiB at 2 times the limit of its links" in note
+
+
+@pytest.mark.parametrize("form", ["", "--json", "--csv"])
+def test_show_knows_the_limits(tmp_path: Path, form: str) -> None:
+    run = star(run_of(4, 4, stop={"confidence": 0.95}))
+    journal = store.create(tmp_path / "run", run)
+    journal.append([answer(case(nbytes=2**24), 1e5, ranks=4, nbytes=2**24)])
+    journal.close()
+    said = CliRunner().invoke(group, ["show", str(tmp_path / "run"), *([form] if form else [])])
+    assert said.exit_code == 0, said.output
+    words = {
+        "": ["wire%", "exceeds the wire"],
+        "--json": ['"wire_link":"n0-s"'],
+        "--csv": ["wire_us,wire_link", "n0-s"],
+    }
+    assert [word for word in words[form] if word not in said.output] == []
 
 
 # ---- CSV and JSON -----------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""Starts ranks on the hosts of a lab: mpirun on the first host, or one torchrun on each."""
+
+from collections.abc import Sequence
+
+from commbench.errors import SpecError
+from commbench.lab.client import Lab
+from commbench.measure import launch
+
+_PORT = 29500  # of torchrun's store; a lab's ports are its own
+
+
+def argv(net: Lab, launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence[str]) -> list[str]:
+    """As measure.launch.argv, on the hosts of `net`, which are filled in order."""
+    if launcher == "srun":
+        raise SpecError("--lab with --launcher srun: a lab has no Slurm; use mpirun or torchrun")
+    if launcher != "torchrun":
+        return net.command(launch.argv(launcher, ranks, arguments, backends))
+    hosts, each = _spread(net, ranks)
+    whole = launch.argv(launcher, each, arguments, backends)
+    store = ["--nnodes", str(len(hosts)), "--node-rank", "{host}", "--master-addr", net.plan.names[hosts[0]]]
+    at = whole.index("--standalone")
+    return net.command([*whole[:at], *store, "--master-port", str(_PORT), *whole[at + 1 :]], *hosts)
+
+
+def _spread(net: Lab, ranks: int) -> tuple[tuple[str, ...], int]:
+    """(hosts, ranks on each): as mpirun would fill them; torchrun wants the same number on each."""
+    slots = [host.ranks for host in net.fabric.hosts]
+    for used in range(1, len(slots) + 1):
+        if sum(slots[:used]) == ranks and len(set(slots[:used])) == 1:
+            return net.hosts[:used], slots[0]
+    if ranks < slots[0]:
+        return net.hosts[:1], ranks
+    if ranks > sum(slots) and ranks % len(slots) == 0:
+        return net.hosts, ranks // len(slots)
+    raise SpecError(
+        f"-n {ranks}: torchrun starts the same number of ranks on each host, and {net.fabric.name} has "
+        f"{len(slots)} hosts for {', '.join(map(str, sorted(set(slots))))} ranks each; try -n {sum(slots)}"
+    )

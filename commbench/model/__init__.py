@@ -1,0 +1,1 @@
+"""What is computed from a machine and a question alone, before or beside any measurement."""
