@@ -1,6 +1,7 @@
 """`commbench lab`: hosts and shaped links on this one machine, and faults in them."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from commbench.errors import CommbenchError, SpecError
+from commbench.errors import CommbenchError, LaunchError, SpecError
 
 if TYPE_CHECKING:
     from commbench.lab.client import Found, Lab
 
 _MUCH = 64  # hosts; more are warned about
-_PER_HOST = 6  # MB: the process that holds a host, its namespaces and interfaces (benchmarks/lab.py)
+_PER_HOST = 3  # MB: the process that holds a host, its namespaces and interfaces; seen with 300 hosts
 
 
 @click.group("lab")
@@ -33,12 +34,10 @@ def command() -> None:
 @click.option("--host", help="Where CMD runs; default: the first host.")
 def run(topology: str, argv: Sequence[str], host: str | None) -> NoReturn:
     """Bring TOPOLOGY up, run CMD in it, take it down again, whatever happens. The exit code is CMD's."""
-    from commbench.lab import agent
-
     with _up(topology) as net:
         net.command(argv, *([host] if host else []))  # is there such a host?
         net.script()
-        code = agent.run(net.folder, [host or net.hosts[0]], argv)
+        code = _run(net.folder, host or net.hosts[0], argv)
     sys.exit(code)
 
 
@@ -89,14 +88,13 @@ def show(topology: str, output: Path | None) -> None:
 @click.option("--lab", "name", help="Which lab, where several run (see lab ps).")
 def execute(host: str, argv: Sequence[str], name: str | None) -> NoReturn:
     """Run CMD in HOST of a running lab."""
-    from commbench.lab import agent
     from commbench.lab.client import blueprint
 
     folder = _which(name)
     known = [one.name for one in blueprint(folder).hosts] + list(blueprint(folder).switches)
     if host not in known:
         raise SpecError(f"this lab has no host {host!r}; it has {', '.join(known[:20])}")
-    sys.exit(agent.run(folder, [host], argv))
+    sys.exit(_run(folder, host, argv))
 
 
 @command.command("fault")
@@ -132,8 +130,8 @@ def ps() -> None:
             f"pid {one.pid}; processes: {running or 'none'}" if one.alive else "dead: `commbench lab down` clears it"
         )
         click.echo(f"{one.id}  {state}")
-        for words in one.status.get("faults", {}).values():
-            click.echo(f"    fault: {words}")
+        for what, words in one.status.get("faults", {}).items():
+            click.echo(f"    fault: {what}: {words}")
     if not found:
         click.echo("no lab")
 
@@ -153,6 +151,11 @@ def _up(topology: str) -> "Lab":
     from commbench.lab.client import lab
     from commbench.spec.topology import load
 
+    def leave(number: int, frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    for kind in (signal.SIGTERM, signal.SIGHUP):  # which would end this process without leaving the lab's block
+        signal.signal(kind, leave)
     found = load(topology)
     hosts = len(found.fabric.hosts)
     if hosts > _MUCH:
@@ -161,6 +164,15 @@ def _up(topology: str) -> "Lab":
             err=True,
         )
     return lab(found)
+
+
+def _run(folder: Path, host: str, argv: Sequence[str]) -> int:
+    from commbench.lab import agent
+
+    try:
+        return agent.run(folder, [host], argv)
+    except agent.NoLab as error:
+        raise LaunchError(str(error)) from None
 
 
 def _named(name: str, found: "Sequence[Found]") -> "Found":
@@ -175,7 +187,10 @@ def _which(name: str | None) -> Path:
     from commbench.lab.client import labs
 
     if not name and "COMMBENCH_LAB" in os.environ:
-        return Path(os.environ["COMMBENCH_LAB"])
+        folder = Path(os.environ["COMMBENCH_LAB"])
+        if not folder.is_dir():
+            raise CommbenchError(f"the lab around this process is gone ({folder})")
+        return folder
     found = [one for one in labs() if one.alive]
     if name:
         return _named(name, found).folder

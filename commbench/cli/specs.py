@@ -1,19 +1,34 @@
 """`commbench specs`: what is shipped, and where to copy it from."""
 
+from typing import TYPE_CHECKING
+
 import click
+
+if TYPE_CHECKING:
+    from commbench.spec.document import Kind
 
 
 @click.command("specs")
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
-    """List the shipped specs with their first comment line, or print the one called NAME."""
+    """List the shipped specs and lab topologies with their first comment line, or print the one called NAME."""
     from pathlib import Path
 
-    from commbench.spec.document import find, shipped
+    from commbench.spec.document import SPEC, TOPOLOGY, find, shipped
 
     if name:
-        click.echo(Path(find(name)).read_text(encoding="utf-8"), nl=False)
+        kind = TOPOLOGY if name in shipped(TOPOLOGY) and name not in shipped() else SPEC
+        click.echo(Path(find(name, kind)).read_text(encoding="utf-8"), nl=False)
         return
-    for known, path in sorted(shipped().items()):
-        first = Path(path).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        click.echo(f"{known:16} {first}")
+    click.echo("specs, for commbench sweep SPEC")
+    _list(SPEC)
+    click.echo("\nlab topologies, for commbench sweep SPEC --lab TOPOLOGY and commbench lab run TOPOLOGY")
+    _list(TOPOLOGY)
+
+
+def _list(kind: "Kind") -> None:
+    from commbench.spec.document import shipped
+
+    for known, path in sorted(shipped(kind).items()):
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        click.echo(f"  {known:16} {first}")

@@ -126,6 +126,7 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
             _report_drift(journal.measurements, again, watcher.say)
         worker.run(_Grid(missing), journal, lambda rows: _told(rows, request, watcher))
         code = exit_code(journal.measurements, len(grid.cases(spec, machine.host_of)) if spec.launches == 1 else 0)
+        _keep_faults(request.out)
         journal.close()
         world.share(str(code).encode())
     if rollcall:
@@ -139,10 +140,15 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
 
 def _told(rows: Sequence[Measurement], request: Request, watcher: Watcher) -> None:
     watcher.rows(rows)
+    _keep_faults(request.out)
+
+
+def _keep_faults(folder: Path) -> None:
+    """In a lab: what was done to the network so far, and when, stays with the run."""
     if "COMMBENCH_LAB" in os.environ:
         with suppress(FileNotFoundError):  # no fault so far
             events = Path(os.environ["COMMBENCH_LAB"], "events.jsonl").read_bytes()
-            known = request.out / "faults.jsonl"
+            known = folder / "faults.jsonl"
             if not known.exists() or known.stat().st_size != len(events):
                 store.write_atomically(known, events)
 
@@ -238,6 +244,7 @@ def _on_end(worker: Worker, journal: store.Journal, index: int, say: Say) -> Cal
     def end(kind: str, what: str, sentence: str) -> None:
         if kind == "hung":
             journal.append(worker.hung(f"{sentence} in {what}", index))
+        _keep_faults(journal.folder)
         kept = sum(m.status != "hung" for m in journal.measurements)
         say(f"{kind}: {sentence} in {what}; {kept} rows are kept in {journal.folder}, --resume goes on from there")
 

@@ -5,6 +5,7 @@ number in place of `{host}`. This is also what mpirun calls in the place of ssh 
 so it imports nothing but the standard library.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -63,7 +64,8 @@ def run(folder: Path, hosts: Sequence[str], argv: Sequence[str]) -> int:
 
     def forward(number: int, frame: FrameType | None) -> None:
         for door in doors:
-            send(door, {"do": "signal", "signal": number})
+            with contextlib.suppress(OSError):  # the lab is gone already, as the wait will tell
+                send(door, {"do": "signal", "signal": number})
 
     before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
     for kind in _PASSED_ON:

@@ -8,6 +8,7 @@ with lab("star4") as net:
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -27,9 +28,9 @@ from commbench.lab import agent
 from commbench.lab.addresses import plan
 from commbench.lab.environment import files
 from commbench.records import Fabric
-from commbench.spec.topology import ScriptedFault, Topology, load
+from commbench.spec.topology import FAULTS, ScriptedFault, Topology, load
 
-_PATIENCE = 60.0  # seconds in which a lab is up
+_PATIENCE, _PER_NODE = 60.0, 0.5  # seconds in which a lab is up
 
 
 def room() -> Path:
@@ -63,7 +64,11 @@ class Lab:
         for name, text, mode in files(self.fabric, self.plan, self.folder):
             (self.folder / name).write_text(text)
             (self.folder / name).chmod(mode)
-        self._start(os.geteuid() != 0 if rootless is None else rootless)
+        try:
+            self._start(os.geteuid() != 0 if rootless is None else rootless)
+        except BaseException:  # also Ctrl-C: nobody has entered the block yet that would take the lab down
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     def _start(self, rootless: bool) -> None:
         own, theirs = socket.socketpair()
@@ -77,16 +82,25 @@ class Lab:
                 start_new_session=True,
             )
         self._owner = own
-        (self.folder / "pid").write_text(f"{self._keeper.pid} {_began(self._keeper.pid)}")
-        own.settimeout(_PATIENCE)
         try:
-            with own.makefile() as said:
-                line = said.readline().strip()
-        except TimeoutError:
-            line = f"it was not up after {_PATIENCE:.0f} s"
-        if line != "ready":
+            (self.folder / "pid").write_text(f"{self._keeper.pid} {_began(self._keeper.pid)}")
+            line = self._hear()
+            if line != "ready":
+                raise LaunchError(f"lab {self.fabric.name}: {line or 'its process 1 ended without a word'}")
+        except BaseException:
+            self._keeper.kill()
             self.down()
-            raise LaunchError(f"lab {self.fabric.name}: {line or 'its process 1 ended without a word'}")
+            raise
+
+    def _hear(self) -> str:
+        """What process 1 says when it has built the lab, or could not."""
+        patience = _PATIENCE + _PER_NODE * len(self.fabric.links_of)
+        self._owner.settimeout(patience)
+        try:
+            with self._owner.makefile() as said:
+                return said.readline().strip()
+        except TimeoutError:
+            return f"it was not up after {patience:.0f} s"
 
     def __enter__(self) -> "Lab":
         return self
@@ -102,7 +116,8 @@ class Lab:
         except subprocess.TimeoutExpired:
             self._keeper.kill()  # process 1 dies with it, and everybody with process 1
             self._keeper.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- running things
 
@@ -174,11 +189,19 @@ def lab(topology: "str | Path | Topology", rootless: bool | None = None) -> Lab:
 
 
 def inject(folder: Path, fault: ScriptedFault) -> None:
-    """Puts a fault into a running lab. Raises SpecError where target or kind do not exist there."""
+    """Puts a fault into a running lab. Raises SpecError where it has no such target, or the amount makes no sense."""
     fabric = blueprint(folder)
-    known = {link.name for link in fabric.links} | {host.name for host in fabric.hosts}
+    names = {"host": [host.name for host in fabric.hosts], "link": [link.name for link in fabric.links]}
+    what = FAULTS[fault.kind].targets
+    known = [name for one in what for name in names[one]]
     if fault.target not in known:
-        raise SpecError(f"{fault.target!r} is neither a host nor a link of this lab; {nearest(fault.target, known)}")
+        raise SpecError(
+            f"{fault.kind}: this lab has no {' or '.join(what)} {fault.target!r}; {nearest(fault.target, known)}"
+        )
+    if fault.share is not None and not (0 < fault.share <= 1 or (fault.share == 0 and fault.kind == "loss")):
+        raise SpecError(f"{fault.kind} {fault.target}: {fault.share:g} is not a share; it is more than 0 and at most 1")
+    if fault.period is not None and not 0 < fault.period < math.inf:
+        raise SpecError(f"{fault.kind} {fault.target}: {fault.period:g} is not a time; write seconds, as in 0.2")
     _asked(folder, do="fault", fault=msgspec.to_builtins(fault))
 
 
@@ -219,27 +242,33 @@ def labs() -> list[Found]:
     """All labs of this user, also those whose tool was killed."""
     found = []
     for folder in sorted(room().glob("*/")) if room().is_dir() else ():
-        pid, began = (*_numbers(folder / "pid"), 0, 0)[:2]
-        alive = bool(pid) and _began(pid) == began
+        pid = next(_numbers(folder / "pid"), 0)
+        alive = bool(_process(folder))
         status: Mapping[str, Any] = {}
-        with contextlib.suppress(agent.NoLab):
-            status = agent.ask(folder, do="status") if alive else {}
+        with contextlib.suppress(agent.NoLab):  # it is being built, or it is dead
+            status = agent.ask(folder, do="status")
+            alive = True  # from inside a lab the numbers of processes outside cannot be judged
         found.append(Found(folder.name, folder, pid, alive, status))
     return found
 
 
 def remove(found: Found) -> None:
     """Ends a lab that this process did not start, and clears away its folder."""
-    if found.alive:
-        with contextlib.suppress(agent.NoLab):
-            agent.ask(found.folder, do="down")
-        until = time.monotonic() + 3.0
-        while time.monotonic() < until and _began(found.pid):
-            time.sleep(0.05)
+    with contextlib.suppress(agent.NoLab):
+        agent.ask(found.folder, do="down")
+    until = time.monotonic() + 3.0
+    while (pid := _process(found.folder)) and time.monotonic() < until:
+        time.sleep(0.05)
+    if pid:
         with contextlib.suppress(ProcessLookupError):
-            if _began(found.pid):
-                os.kill(found.pid, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(found.folder, ignore_errors=True)
+
+
+def _process(folder: Path) -> int:
+    """The process whose end is the end of the lab; 0 where it has ended, or cannot be seen from here."""
+    pid, began = (*_numbers(folder / "pid"), 0, 0)[:2]
+    return pid if pid and _began(pid) == began else 0
 
 
 def _numbers(path: Path) -> Iterator[int]:

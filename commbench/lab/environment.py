@@ -49,7 +49,7 @@ def variables(fabric: Fabric, plan: Plan, folder: Path, host: str) -> dict[str, 
         "NCCL_SHM_DISABLE": "1",
         "PRTE_MCA_plm_ssh_agent": str(folder / "agent"),
         "PRTE_MCA_prte_default_hostfile": str(folder / "hosts.openmpi"),
-        "PRTE_MCA_prte_if_include": networks,
+        "PRTE_MCA_prte_if_include": plan.networks[0],  # mpirun's own messages: with two networks it was seen to crash
         "PRTE_MCA_hwloc_default_binding_policy": "none",
         "PRTE_MCA_rmaps_default_mapping_policy": "slot:oversubscribe",
         "OMPI_MCA_pml": "ob1",

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from commbench.lab import wiring
 from commbench.lab.addresses import Plan
 from commbench.records import Fabric, Link
-from commbench.spec.topology import ScriptedFault
+from commbench.spec.topology import FaultKind, ScriptedFault
 
 _SLICE = 0.02  # seconds in which a starved host runs its share
 _LOOK_AGAIN = 0.2  # seconds between looking for new processes of a starved or paused host
@@ -55,11 +55,12 @@ class Faults:
         self._links = {link.name: link for link in self._fabric.links}
         self._ends = wiring.ends(plan)
         self._shares: dict[str, float] = {}  # host -> the share of time its processes run; 0: paused
-        self._rounds: dict[str, int] = {}  # target -> which of its flaps or starvations is the present one
-        self.active: dict[str, str] = {}  # "kind target" -> in words
-        for host in self._fabric.hosts:
-            if host.cpu is not None:
-                self.inject(ScriptedFault(at=0.0, kind="starve", target=host.name, share=host.cpu))
+        self._rounds: dict[str, int] = {}  # link or host -> the present one of those that act on it again and again
+        self._present: dict[tuple[str, str], tuple[ScriptedFault, str]] = {}  # (aspect, target) -> what it suffers now
+        self._cpu = {host.name: host.cpu or 1.0 for host in fabric.hosts}  # what a host has without a fault
+        for host, share in self._cpu.items():
+            if share < 1:
+                self._run_share(host, share)
 
     def script(self) -> None:
         """The clock of the scripted faults starts now."""
@@ -75,12 +76,13 @@ class Faults:
     def inject(self, fault: ScriptedFault) -> None:
         """Raises Unavailable."""
         how = _KINDS[fault.kind](self, fault)
-        if fault.kind in _ENDS:
-            self.active.pop(f"{_ENDS[fault.kind]} {fault.target}", None)
-        else:
-            self.active[f"{fault.kind} {fault.target}"] = how
         self._log(fault, how)
-        if fault.duration is not None and fault.kind in _UNDONE:
+        aspect = _ASPECTS[fault.kind]
+        if (fault.kind, fault.share) == _WHOLE[aspect]:
+            self._present.pop((aspect, fault.target), None)
+        else:
+            self._present[aspect, fault.target] = fault, how
+        if fault.duration is not None:
             self._after(fault.duration, partial(self._undo, fault))
 
     def born(self, host: str, pid: int) -> None:
@@ -89,10 +91,23 @@ class Faults:
             os.kill(pid, signal.SIGSTOP)
 
     def _undo(self, fault: ScriptedFault) -> None:
-        kind, share = _UNDONE[fault.kind]
-        _KINDS[kind](self, ScriptedFault(at=0.0, kind=kind, target=fault.target, share=share))
-        self.active.pop(f"{fault.kind} {fault.target}", None)
-        self._log(fault, "over")
+        aspect = _ASPECTS[fault.kind]
+        now, _ = self._present.get((aspect, fault.target), (None, ""))
+        if now is not fault:  # taken back already, or another one is in its place
+            return
+        kind, share = _WHOLE[aspect]
+        try:
+            _KINDS[kind](self, ScriptedFault(at=0.0, kind=kind, target=fault.target, share=share))
+        except Exception as error:
+            self._log(fault, f"stays: {error}")
+        else:
+            del self._present[aspect, fault.target]
+            self._log(fault, "over")
+
+    @property
+    def active(self) -> dict[str, str]:
+        """`kind target` of each fault that is there now -> in words."""
+        return {f"{fault.kind} {fault.target}": how for fault, how in self._present.values()}
 
     def _log(self, fault: ScriptedFault, how: str) -> None:
         event = {"time": round(self._now(), 3), "kind": fault.kind, "target": fault.target, "share": fault.share}
@@ -112,34 +127,41 @@ class Faults:
         return f"{', '.join(link.name for link in self._of(fault.target))} at {100 * share:g} % of the rate"
 
     def _down(self, fault: ScriptedFault) -> str:
-        self._rounds[fault.target] = self._rounds.get(fault.target, 0) + 1  # ends a flap
-        return self._set(fault.target, "down")
+        return self._set_all(fault.target, "down")
 
     def _up(self, fault: ScriptedFault) -> str:
-        self._rounds[fault.target] = self._rounds.get(fault.target, 0) + 1
-        return self._set(fault.target, "up")
+        return self._set_all(fault.target, "up")
 
-    def _set(self, target: str, state: str) -> str:
+    def _set_all(self, target: str, state: str) -> str:
         for link in self._of(target):
-            # The switch's end: the host keeps its addresses, and sees no carrier.
-            end = min(self._ends[link.name], key=lambda end: end.node not in self._fabric.switches)
-            self._run_in(end.node, "ip", [f"link set {end.name} {state}"])
-            if state == "up":
-                self._run_in(end.node, "ip", wiring.routes(self._plan, end.node, end.name))
+            self._round(link.name)  # ends a flap
+            self._set(link, state)
         return f"{', '.join(link.name for link in self._of(target))} {state}"
 
+    def _set(self, link: Link, state: str) -> None:
+        # The switch's end: the host keeps its addresses, and sees no carrier.
+        end = min(self._ends[link.name], key=lambda end: end.node not in self._fabric.switches)
+        self._run_in(end.node, "ip", [f"link set {end.name} {state}"])
+        if state == "up":
+            self._run_in(end.node, "ip", wiring.routes(self._plan, end.node, end.name))
+
     def _flap(self, fault: ScriptedFault) -> str:
-        own = self._rounds[fault.target] = self._rounds.get(fault.target, 0) + 1
         assert fault.period is not None
         half = fault.period / 2
 
-        def turn(state: str) -> None:
-            if self._rounds[fault.target] == own:
-                self._set(fault.target, state)
-                self._after(half, lambda: turn("up" if state == "down" else "down"))
+        def turn(link: Link, own: int, state: str) -> None:
+            if self._rounds[link.name] == own:
+                with contextlib.suppress(Exception):  # the next turn tries again, and the lab goes on
+                    self._set(link, state)
+                self._after(half, lambda: turn(link, own, "up" if state == "down" else "down"))
 
-        turn("down")
+        for link in self._of(fault.target):
+            turn(link, self._round(link.name), "down")
         return f"down and up every {fault.period:g} s"
+
+    def _round(self, name: str) -> int:
+        self._rounds[name] = self._rounds.get(name, 0) + 1
+        return self._rounds[name]
 
     def _loss(self, fault: ScriptedFault) -> str:
         share = fault.share or 0.0
@@ -167,7 +189,7 @@ class Faults:
         return self._run_share(fault.target, 0.0)
 
     def _resume(self, fault: ScriptedFault) -> str:
-        return self._run_share(fault.target, 1.0)
+        return self._run_share(fault.target, self._cpu[fault.target])
 
     def _starve(self, fault: ScriptedFault) -> str:
         assert fault.share is not None
@@ -175,7 +197,7 @@ class Faults:
 
     def _run_share(self, host: str, share: float) -> str:
         self._shares[host] = share
-        own = self._rounds[f"cpu {host}"] = self._rounds.get(f"cpu {host}", 0) + 1
+        own = self._round(host)
         seen: list[int] = self._pids_of(host)
         looked = time.monotonic()
 
@@ -186,7 +208,7 @@ class Faults:
 
         def turn(running: bool) -> None:
             nonlocal seen, looked
-            if self._rounds[f"cpu {host}"] != own:
+            if self._rounds[host] != own:
                 return
             if time.monotonic() > looked + _LOOK_AGAIN:
                 seen, looked = self._pids_of(host), time.monotonic()
@@ -197,10 +219,13 @@ class Faults:
             turn(True)
             return f"its processes run {100 * share:g} % of the time (stopped and continued every {_SLICE:g} s)"
         send(signal.SIGCONT if share else signal.SIGSTOP)
+        while not share and set(now := self._pids_of(host)) - set(seen):  # born while the others were being stopped
+            seen = now
+            send(signal.SIGSTOP)
         return f"{len(seen)} processes {'go on' if share else 'stopped'}"
 
 
-_KINDS: dict[str, Callable[[Faults, ScriptedFault], str]] = {
+_KINDS: dict[FaultKind, Callable[[Faults, ScriptedFault], str]] = {
     "slow": Faults._slow,
     "down": Faults._down,
     "up": Faults._up,
@@ -210,13 +235,20 @@ _KINDS: dict[str, Callable[[Faults, ScriptedFault], str]] = {
     "resume": Faults._resume,
     "starve": Faults._starve,
 }
-_ENDS = {"up": "down", "resume": "pause"}
-# How a fault is taken back after its `for`: (the kind that does it, its share).
-_UNDONE: dict[str, tuple[Any, float | None]] = {
-    "slow": ("slow", 1.0),
-    "down": ("up", None),
-    "flap": ("up", None),
+# What a fault changes: a later fault takes the place of one that changed the same.
+_ASPECTS: dict[FaultKind, str] = {
+    "slow": "rate",
+    "down": "state",
+    "up": "state",
+    "flap": "state",
+    "loss": "loss",
+    "pause": "time",
+    "resume": "time",
+    "starve": "time",
+}
+_WHOLE: dict[str, tuple[FaultKind, float | None]] = {  # aspect -> the kind and the share that take a fault back
+    "rate": ("slow", 1.0),
+    "state": ("up", None),
     "loss": ("loss", 0.0),
-    "pause": ("resume", None),
-    "starve": ("resume", None),
+    "time": ("resume", None),
 }

@@ -32,6 +32,7 @@ from commbench.spec.topology import ScriptedFault
 
 _HOST = kernel.NEWNET | kernel.NEWUTS | kernel.NEWIPC | kernel.NEWNS
 _BATCH = {"ip": ("-batch", "-"), "tc": ("-batch", "-"), "nft": ("-f", "-")}
+_SETTLE = 20.0  # seconds in which the links work, however busy the machine
 JOINED = ("net", "uts", "ipc", "mnt")  # what a command in a node shares with it
 _SYSCTLS = {
     "ipv4/conf/all/rp_filter": "0",  # the two directions may take different ways
@@ -88,6 +89,7 @@ class Keeper:
         for node in self._pids:
             self.run_in(node, "ip", wiring.setup(self._print.fabric, self._plan, node))
             self.run_in(node, "tc", shapes.get(node, ()))
+        self._settle()
         hands = Hands(self.run_in, self.pids_of, self._timers.after, time.time)
         self._faults = Faults(self._print.fabric, self._print.faults, self._plan, hands, self._folder / "events.jsonl")
 
@@ -126,6 +128,23 @@ class Keeper:
             with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
                 Path("/proc/sys/net", name).write_text(value)
 
+    def _settle(self) -> None:
+        """Waits until every interface works: the kernel was seen to take a second to notice what is plugged in."""
+        pid = os.fork()
+        if pid:
+            if os.waitpid(pid, 0)[1]:
+                raise Failed("the links of the lab did not come up")
+            return
+        until, code = time.monotonic() + _SETTLE, 1
+        try:
+            for interface in self._plan.interfaces:
+                kernel.setns(self._pids[interface.node], "net")
+                while not kernel.running(interface.name) and time.monotonic() < until:
+                    time.sleep(0.002)
+            code = int(time.monotonic() >= until)
+        finally:
+            os._exit(code)
+
     def run_in(self, node: str | None, program: str, lines: Iterable[str]) -> None:
         """Gives lines to ip, tc or nft inside a node (None: outside of all). Raises Failed."""
         text = "\n".join(lines)
@@ -151,14 +170,14 @@ class Keeper:
     def pids_of(self, host: str) -> list[int]:
         """Processes that run in a host, without the one that holds it."""
         own = os.stat(f"/proc/{self._pids[host]}/ns/net")
-        found = []
+        found = {pid for pid, (node, _) in self._running.items() if node == host}  # some are on their way to it still
         for name in os.listdir("/proc"):
             if name.isdigit() and int(name) != self._pids[host]:
                 with contextlib.suppress(OSError):
                     there = os.stat(f"/proc/{name}/ns/net")
                     if there.st_ino == own.st_ino:
-                        found.append(int(name))
-        return found
+                        found.add(int(name))
+        return sorted(found)
 
     # -- serving
 
@@ -174,7 +193,10 @@ class Keeper:
         door.listen(64)
         self._selector.register(door, selectors.EVENT_READ, lambda: self._enter(door))
         self._selector.register(self._owner, selectors.EVENT_READ, lambda: sys.exit(0))
-        self._owner.sendall(b"ready\n")
+        try:
+            self._owner.sendall(b"ready\n")
+        except OSError:  # nobody waits for it any more
+            sys.exit(0)
         while True:
             for key, _ in self._selector.select(self._timers.due()):
                 key.data()
@@ -200,8 +222,9 @@ class Keeper:
             for line in data.splitlines():
                 request = json.loads(line)
                 _REQUESTS[request["do"]](self, visitor, request, handles)
-        except (Failed, Unavailable, OSError, ValueError, KeyError) as error:
-            self._answer(visitor, error=str(error))
+        except Exception as error:  # whatever is asked for, the lab goes on
+            known = isinstance(error, (Failed, Unavailable))
+            self._answer(visitor, error=str(error) if known else f"{type(error).__name__}: {error}")
         finally:
             for handle in handles:
                 os.close(handle)
@@ -212,8 +235,7 @@ class Keeper:
         visitor.close()
         for pid, (_, waiting) in list(self._running.items()):
             if waiting is visitor:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
+                _kill(pid, signal.SIGKILL)
 
     def _answer(self, visitor: socket.socket, **fields: Any) -> None:
         with contextlib.suppress(OSError):
@@ -270,8 +292,7 @@ class Keeper:
     def _signal(self, visitor: socket.socket, request: dict[str, Any], handles: Sequence[int]) -> None:
         for pid, (_, waiting) in list(self._running.items()):
             if waiting is visitor:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, request["signal"])
+                _kill(pid, request["signal"])
 
     def _fault(self, visitor: socket.socket, request: dict[str, Any], handles: Sequence[int]) -> None:
         assert self._faults
@@ -301,6 +322,15 @@ _REQUESTS: dict[str, Callable[[Keeper, socket.socket, dict[str, Any], Sequence[i
     "status": Keeper._status,
     "down": Keeper._down,
 }
+
+
+def _kill(pid: int, number: int) -> None:
+    """A command that was started here, with all of its group; or it alone, where it has not made its group yet."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def main() -> None:

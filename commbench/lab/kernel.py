@@ -2,13 +2,17 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
+import socket
+import struct
 from pathlib import Path
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 BIND, REC, PRIVATE = 0x1000, 0x4000, 0x40000
 _PDEATHSIG = 1
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
 
 
 def unshare(flags: int) -> None:
@@ -47,6 +51,13 @@ def become_root() -> None:
         Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {user} 1")
     Path("/proc/self/gid_map").write_text(f"0 {group} 1")
+
+
+def running(interface: str) -> bool:
+    """Whether an interface of this process's network is up, has a carrier, and the kernel has noticed both."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = fcntl.ioctl(any_socket, _SIOCGIFFLAGS, struct.pack("16sH22x", interface.encode(), 0))
+    return bool(struct.unpack_from("H", request, 16)[0] & _IFF_RUNNING)
 
 
 def _call(name: str, *arguments: object) -> None:

@@ -19,6 +19,7 @@ class Timers:
         return max(0.0, self._queue[0][0] - time.monotonic()) if self._queue else None
 
     def run(self) -> None:
-        """Does what is due."""
-        while self._queue and self._queue[0][0] <= time.monotonic():
+        """Does what is due now; what that asks for comes next time, or one that repeats would never let go."""
+        now = time.monotonic()
+        while self._queue and self._queue[0][0] <= now:
             heapq.heappop(self._queue)[2]()

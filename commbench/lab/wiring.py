@@ -13,8 +13,9 @@ from commbench.records import Fabric, Link
 
 _BURST_TIME = 0.002  # seconds of the rate
 _LEAST_BURST = 96 * 1024  # bytes: a packet of 64 KB that is still to be cut must fit
-_QUEUE_TIME = 0.02  # seconds that a packet may wait in a full queue
-_LEAST_QUEUE = 2**20
+_QUEUE_TIME = 0.01  # seconds that a packet may wait in a full queue: longer ones delay acknowledgements
+_FIRST_INDEX = 1000
+_LEAST_QUEUE = 2**18
 
 
 class End(NamedTuple):
@@ -41,11 +42,13 @@ def burst(rate: float) -> int:
 def cables(fabric: Fabric, plan: Plan, pids: Mapping[str, int]) -> Iterator[str]:
     """Every link as a pair of interfaces, each in the namespace of its node (held by `pids`)."""
     both = ends(plan)
-    for link in fabric.links:
+    for number, link in enumerate(fabric.links):
         a, b = both[link.name]
+        # Where both ends have the same index the kernel takes up to a second to notice that one went up or down.
+        index = _FIRST_INDEX + 2 * number
         yield (
-            f"link add {a.name} mtu {link.mtu} netns {pids[a.node]} type veth "
-            f"peer name {b.name} mtu {link.mtu} netns {pids[b.node]}"
+            f"link add {a.name} index {index} mtu {link.mtu} netns {pids[a.node]} type veth "
+            f"peer name {b.name} index {index + 1} mtu {link.mtu} netns {pids[b.node]}"
         )
 
 

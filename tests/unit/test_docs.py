@@ -18,8 +18,8 @@ from commbench.collectives import COLLECTIVES, DTYPES, REDOPS
 from commbench.layouts import NAMES
 from commbench.measure import launch, loop
 from commbench.report import table
-from commbench.spec import Stop, SweepSpec, Warmup, guess, load
-from commbench.spec.document import shipped
+from commbench.spec import Stop, SweepSpec, Warmup, guess, load, topology
+from commbench.spec.document import TOPOLOGY, shipped
 from commbench.spec.sweep import AXES, REST
 from commbench.spec.values import SETTINGS
 from commbench.stats.rows import rows, spread
@@ -27,6 +27,7 @@ from commbench.world import rollcall
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+LAB = (ROOT / "docs/lab.md").read_text(encoding="utf-8")
 METHOD = (ROOT / "docs/method.md").read_text(encoding="utf-8")
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(page for room in ("docs", "results", "benchmarks") for page in (ROOT / room).glob("*.md"))]
@@ -59,6 +60,12 @@ def command(verb: str) -> click.Command:
         found = group.get_command(context, verb)
     assert found is not None
     return found
+
+
+def options(verb: click.Command) -> set[str]:
+    """Of a command and of those below it."""
+    below = verb.commands.values() if isinstance(verb, click.Group) else ()
+    return {opt for param in verb.params for opt in param.opts}.union(*map(options, below))
 
 
 def commands() -> Iterator[tuple[str, str]]:
@@ -98,7 +105,7 @@ def test_every_option_is_in_the_readme_or_explains_itself() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_option_that_is_named_exists(page: Path) -> None:
-    known = {opt for verb in COMMANDS for param in command(verb).params for opt in param.opts} | FOREIGN
+    known = {opt for verb in COMMANDS for opt in options(command(verb))} | FOREIGN
     if page.parent.name == "benchmarks":
         known |= set(re.findall(r'"(--[\w-]+)"', "".join(p.read_text("utf-8") for p in page.parent.glob("*.py"))))
     if page.name == "CONTRIBUTING.md":
@@ -114,6 +121,11 @@ def test_a_command_line_is_accepted(where: str, line: str) -> None:
         assert re.fullmatch(r"pip install '?commbench(\[mpi\])?'?\s*(#.*)?", line)
         return
     launcher, verb, arguments = split(line)
+    if isinstance(found := command(verb), click.Group):
+        below = found.commands[arguments[0]]
+        topology = below.make_context(arguments[0], arguments[1:]).params.get("topology")
+        assert topology is None or topology.endswith(".yaml") or topology in shipped(TOPOLOGY)
+        return
     parsed = command(verb).make_context(verb, list(arguments)).params
     if verb == "sweep" and not str(parsed["spec"]).endswith(".yaml"):
         spec = load(parsed["spec"], parsed["overrides"])
@@ -177,6 +189,32 @@ def test_the_defaults_in_the_readme() -> None:
     assert f"| max_time {Warmup().max_time:g}s, {spec.deadline:g}s |" in README
     assert f"| {spec.launches}, {spec.order}, {spec.seed} |" in README
     assert f"`min_samples` ({stop.min_samples}) to `max_samples` ({stop.max_samples})" in re.sub(r"\s+", " ", METHOD)
+
+
+# ---- the lab ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(shipped(TOPOLOGY)))
+def test_a_shipped_topology_loads_and_is_in_its_page(name: str) -> None:
+    assert topology.load(name).fabric.name == name
+    assert f"| `{name}` |" in LAB
+    assert name in CliRunner().invoke(group, ["specs"]).output
+    assert CliRunner().invoke(group, ["specs", name]).output == shipped(TOPOLOGY)[name].read_text(encoding="utf-8")
+
+
+def test_topologies_in_the_page_are_valid(tmp_path: Path) -> None:
+    written = blocks(LAB, "ya?ml")
+    assert written
+    for text in written:
+        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        assert topology.load(str(tmp_path / "mine.yaml")).fabric.links
+
+
+def test_every_command_and_fault_of_the_lab_is_in_its_page() -> None:
+    found = command("lab")
+    assert isinstance(found, click.Group)
+    assert [verb for verb in found.commands if f"commbench lab {verb}" not in LAB] == []
+    assert [kind for kind in topology.FAULTS if not re.search(rf"^\|.*`{kind} ", LAB, re.M)] == []
 
 
 # ---- what the words point at ------------------------------------------------------------------------------
