@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 GONE = 4  # the exit code where the lab ended before the command did
+_WITH_VALUE = ("-l", "-p", "-o", "-i", "-F", "-E")  # options of ssh that are two words
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -109,9 +110,11 @@ def main() -> None:
 
 
 def as_ssh() -> None:
-    """`agent HOST WORD...`: the words are one command line for a shell, as sshd would read them."""
-    host, *words = sys.argv[2:]
-    sys.argv[2:] = [host, "--", "/bin/sh", "-c", " ".join(words)]
+    """`agent [-OPTION...] HOST WORD...`: the words are one command line for a shell, as sshd would read them."""
+    words = sys.argv[2:]
+    while words and words[0].startswith("-"):  # MPICH says -x
+        del words[: 2 if words[0] in _WITH_VALUE else 1]
+    sys.argv[2:] = [*words[:1], "--", "/bin/sh", "-c", " ".join(words[1:])]
     main()
 
 

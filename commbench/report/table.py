@@ -69,7 +69,7 @@ def _header(run: Run, rows: Sequence[Row], same: _Columns) -> Iterator[str]:
     yield f"# time_us = median over samples of the slowest rank; ±% = {interval}"
     yield "# skew_us = from the fastest to the slowest rank; algbw, busbw in GB/s (1e9 bytes/s); n = samples"
     if _limited(rows):
-        yield "# wire% = the least time that the links allow, as a share of time_us; above 100: more than its share of a link"
+        yield "# wire% = least time that the links allow, by time_us; above 100: more than its share of a link"
     yield "#"
 
 

@@ -6,7 +6,7 @@ A run may hold 100,000 measurements, so samples are summarised in arrays (see sa
 import math
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -135,47 +135,45 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: 
     Each measurement is read once and not kept, so an iterator over a journal needs little memory. With
     `who` false the rank that was slowest is not looked for: the text table does not tell it.
     """
-    answers: list[_Answer] = []
+    answers: list[tuple[Any, ...]] = []
     times, skews, slowest = Samples(), Samples(), Samples()
     for m in measurements:
         if not m.control:
-            answers.append(_Answer(*_answer(m)))
+            answers.append(_answer(m))
             times.add(m.seconds)
             skews.add(m.skew)
             slowest.add(m.slowest if who else ())
     if not answers:
         return []
-    order, starts = _order(answers)
+    told = dict(zip(_Answer._fields, zip(*answers, strict=True), strict=True))
+    order, starts = _order(told)
     launches = times.in_order(order)
-    stops = [*starts[1:].tolist(), len(order)]
-    ordered = [answers[k] for k in order.tolist()]
-    sampled = (launches.counts > 0).tolist()
-    pooled = [
-        ordered[start] if stop == start + 1 else _pooled(ordered[start:stop], sampled[start:stop])
-        for start, stop in zip(starts.tolist(), stops, strict=True)
-    ]
+    pooled = {name: [column[k] for k in order[starts].tolist()] for name, column in told.items()}
+    lengths = np.diff(np.append(starts, len(order)))
+    for row in np.flatnonzero(lengths > 1).tolist():
+        members = range(starts[row], starts[row] + lengths[row])
+        sampled = [bool(launches.counts[k]) for k in members]
+        one = _pooled([_Answer(*answers[order[k]]) for k in members], sampled)
+        for name, value in one._asdict().items():
+            pooled[name][row] = value
     skew, last = skews.in_order(order).joined(starts), slowest.in_order(order).joined(starts)
-    alone = np.array([answer.ranks == 1 for answer in pooled])  # nobody to be slower than
+    alone = np.array(pooled["ranks"]) == 1  # nobody to be slower than
     columns = _times(launches, starts, confidence) | _who(skew, last, alone)
     columns |= _facts(pooled, columns["median_us"], columns["samples"])
-    return list(map(Row, *(columns[field] for field in Row.__struct_fields__ if field in columns)))
+    known = [field for field in Row.__struct_fields__ if field in columns]
+    return list(map(Row, *(columns[field] for field in known)))
 
 
-def _order(answers: Sequence[_Answer]) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":
+def _order(told: Mapping[str, Sequence[Any]]) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":
     """Series by series (all that is the same but the size), then by size, group and launch; where rows begin.
 
     Sorted by integers: hashing and comparing cases would take longer than all the statistics.
     """
-    of = [_series(answer.case) for answer in answers]
+    cases: Sequence[Case] = told["case"]
+    of = [_series(case) for case in cases]
     place = {one: k for k, one in enumerate(sorted(set(of)))}
-    keys = np.column_stack(
-        (
-            [place[one] for one in of],
-            [answer.case.nbytes for answer in answers],
-            [answer.group for answer in answers],
-            [answer.launch for answer in answers],
-        )
-    )
+    nbytes = [case.nbytes for case in cases]
+    keys = np.column_stack(([place[one] for one in of], nbytes, told["group"], told["launch"]))
     order = np.lexsort(keys.T[::-1])  # stable: of equal ones the last answer is the last
     keys = keys[order]
     last = np.append((keys[1:] != keys[:-1]).any(axis=1), True)
@@ -223,10 +221,9 @@ def _distinct(texts: Iterable[str]) -> Iterable[str]:
 
 
 def _facts(
-    pooled: Sequence[_Answer], medians: Sequence[float | None], samples: Sequence[int]
+    told: Mapping[str, Sequence[Any]], medians: Sequence[float | None], samples: Sequence[int]
 ) -> dict[str, Sequence[Any]]:
     """The columns that are read off, and the bandwidths that follow from the median."""
-    told = dict(zip(_Answer._fields, zip(*pooled, strict=True), strict=True))
     cases: Sequence[Case] = told["case"]
     settings = {case.settings: dict(case.settings) for case in cases}
     several = {case.groups for case, group in zip(cases, told["group"], strict=True) if group}

@@ -235,10 +235,7 @@ def test_a_known_fabric_has_its_column() -> None:
     measured = [answer(one, 251_658, ranks=4, nbytes=one.nbytes) for one in asked]
     found = with_limits(rows(measured), run.machine)
     lines = list(table(run, found, spread(found), beyond(found, run.machine)))
-    assert (
-        "# wire% = the least time that the links allow, as a share of time_us; above 100: more than its share of a link"
-        in lines
-    )
+    assert "# wire% = least time that the links allow, by time_us; above 100: more than its share of a link" in lines
     at = columns(lines).index("wire%")
     assert columns(lines)[at - 1] == "busbw"
     assert [cells[at] for cells in body(lines)] == ["0.0", "80", "-"]
