@@ -13,6 +13,8 @@ import click
 from commbench.cli import fail
 from commbench.errors import CommbenchError, SpecError
 
+_LISTEN = 2.0  # seconds
+
 if TYPE_CHECKING:
     from commbench.jobs import Request, Watcher
     from commbench.spec import SweepSpec
@@ -67,8 +69,10 @@ def command(
     try:
         folder, code = _sweep(asked, place, first)
     except CommbenchError as error:
-        # All ranks meet the same mistake; one of them says so.
+        # All ranks meet the same mistake; one of them says so, and must have said it before another one leaves:
+        # then the launcher ends them all.
         if not first:
+            time.sleep(_LISTEN)
             sys.exit(error.exit_code)
         fail(error)
     except KeyboardInterrupt:

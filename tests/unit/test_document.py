@@ -164,7 +164,7 @@ def test_shipped_specs_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     assert find("quick").endswith("sweeps/quick.yaml")
     (tmp_path / "mine").write_text("op: a")
     assert find("mine") == "mine"
-    with pytest.raises(SpecError, match=r"unknown spec 'quik'; did you mean 'quick'\? known: latency, mesh, "):
+    with pytest.raises(SpecError, match=r"unknown spec 'quik'; did you mean 'quick'\? known: fabric, latency, "):
         find("quik")
     for name in ("", "a\0b", "x" * 10_000):
         with pytest.raises(SpecError, match="unknown spec"):
