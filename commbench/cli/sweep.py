@@ -13,12 +13,12 @@ import click
 from commbench.cli import fail
 from commbench.errors import CommbenchError, SpecError
 
-_LISTEN = 2.0  # seconds
-
 if TYPE_CHECKING:
     from commbench.jobs import Request, Watcher
     from commbench.spec import SweepSpec
     from commbench.world.discover import Place
+
+_LISTEN = 2.0  # seconds in which rank 0 speaks
 
 
 @click.command("sweep")
