@@ -13,13 +13,13 @@ import statistics
 import sys
 import time
 
+import _common as common
 import torch
 import torch.distributed as dist
 
 from commbench.backends.torchdist import Gloo
 from commbench.layouts import expand
 from commbench.records import Case
-from commbench.stats.summary import low_rank
 from commbench.world.discover import discover
 from commbench.world.join import join
 
@@ -52,15 +52,9 @@ def main() -> None:
     dist.all_reduce(took, dist.ReduceOp.MAX)
     if world.rank == 0:
         one, other = took.tolist()
-        ratios = sorted(b / a for a, b in zip(one, other, strict=True))
-        edge = max(low_rank(rounds, 0.95), 1)
-        low, middle, high = ratios[edge - 1], statistics.median(ratios), ratios[-edge]
         told = [f"{name} {statistics.median(t) * 1e6:.0f} us" for name, t in zip(sides, (one, other), strict=True)]
-        verdict = "within" if low >= 1 - LIMIT and high <= 1 + LIMIT else "not certainly within"
-        print(
-            f"{nbytes} B, {rounds} rounds: {', '.join(told)}; commbench / bare {middle:.3f} ({low:.3f} to {high:.3f})"
-        )
-        print(f"Verdict: {verdict} {LIMIT:.0%}")
+        print(f"{common.size_name(nbytes)}, {rounds} rounds: {', '.join(told)}")
+        print(f"Verdict: {common.Ratios(other, one).verdict(LIMIT)}")
     op.close()
     if rollcall:
         rollcall.close()

@@ -30,6 +30,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
+@pytest.fixture(autouse=True)
+def _own_session_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Open MPI's session folder is named after mpirun's process number, and those come round again in a long run."""
+    monkeypatch.setenv("PRTE_MCA_prte_local_tmpdir_base", str(tmp_path))
+
+
 @pytest.fixture
 def spec(tmp_path: Path) -> Callable[..., str]:
     """Writes a small spec that takes little time; keyword arguments are its fields, as YAML text."""

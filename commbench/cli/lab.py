@@ -88,10 +88,10 @@ def show(topology: str, output: Path | None) -> None:
 @click.option("--lab", "name", help="Which lab, where several run (see lab ps).")
 def execute(host: str, argv: Sequence[str], name: str | None) -> NoReturn:
     """Run CMD in HOST of a running lab."""
-    from commbench.lab.client import blueprint
+    from commbench.lab import blueprint
 
     folder = _which(name)
-    known = [one.name for one in blueprint(folder).hosts] + list(blueprint(folder).switches)
+    known = list(blueprint.read(folder).fabric.links_of)
     if host not in known:
         raise SpecError(f"this lab has no host {host!r}; it has {', '.join(known[:20])}")
     sys.exit(_run(folder, host, argv))

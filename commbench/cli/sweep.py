@@ -16,6 +16,7 @@ from commbench.errors import CommbenchError, SpecError
 if TYPE_CHECKING:
     from commbench.jobs import Request, Watcher
     from commbench.spec import SweepSpec
+    from commbench.spec.topology import Topology
     from commbench.world.discover import Place
 
 _LISTEN = 2.0  # seconds in which rank 0 speaks
@@ -100,7 +101,7 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
     """(the run folder, the exit code); no folder for a dry run."""
     from commbench import jobs
     from commbench.report.progress import Progress
-    from commbench.spec import load
+    from commbench.spec import load, topology
 
     spec = load(asked.spec, asked.overrides)
     # One rank that Slurm made (an interactive step of salloc) is a shell, when -n asks for more.
@@ -108,10 +109,7 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
     if inside and asked.ranks and asked.ranks != inside.size:
         raise SpecError(f"-n {asked.ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
     size = inside.size if inside else asked.ranks or (1 if asked.allow_single else 0)
-    if asked.topology:
-        from commbench.spec import topology
-
-        topology.load(asked.topology)  # a mistake in it is found before anything starts
+    net = topology.load(asked.topology) if asked.topology else None  # a mistake in it is found before anything starts
     if asked.dry_run:
         if first:
             _dry_run(spec, size or 2)
@@ -150,24 +148,24 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
         if inside or (size == 1 and not asked.topology):
             jobs.check_libraries(spec.backends)
             return request.out, jobs.work(request, inside, watcher)
-        return request.out, _start(asked, request, size, watcher)
+        return request.out, _start(asked, request, size, watcher, net)
 
 
-def _start(asked: _Asked, request: "Request", size: int, watcher: "Watcher") -> int:
+def _start(asked: _Asked, request: "Request", size: int, watcher: "Watcher", topology: "Topology | None") -> int:
     """Starts the ranks, on this machine or on the hosts of a lab; returns the exit code."""
     from commbench import jobs
     from commbench.measure.launch import choose
 
     backends = request.spec.backends
-    launcher = asked.launcher or choose(backends, {} if asked.topology else os.environ)
+    launcher = asked.launcher or choose(backends, {} if topology else os.environ)
     if launcher != "srun":  # srun reaches machines that this one knows nothing about
         jobs.check_libraries(backends)
     again = ["sweep", asked.spec, *(f"--set={item}" for item in asked.overrides)]
-    if not asked.topology:
+    if not topology:
         return jobs.start(request, size, launcher, again, watcher)
     from commbench.lab.client import lab
 
-    with lab(asked.topology) as net:
+    with lab(topology) as net:
         net.script()
         return jobs.start(request, size, launcher, again, watcher, net)
 

@@ -24,10 +24,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from commbench.errors import LaunchError, MissingLibrary, SpecError, nearest
-from commbench.lab import agent
+from commbench.lab import agent, blueprint
 from commbench.lab.addresses import plan
 from commbench.lab.environment import files
-from commbench.records import Fabric
 from commbench.spec.topology import FAULTS, ScriptedFault, Topology, load
 
 _PATIENCE, _PER_NODE = 60.0, 0.5  # seconds in which a lab is up
@@ -59,8 +58,7 @@ class Lab:
             raise LaunchError(f"{room()} belongs to somebody else; set XDG_RUNTIME_DIR to a folder of yours")
         self.folder.mkdir(mode=0o700)
         (self.folder / "tmp").mkdir()
-        blueprint = {"id": self.id, "fabric": self.fabric, "faults": topology.faults}
-        (self.folder / "lab.json").write_bytes(msgspec.json.encode(blueprint))
+        blueprint.write(self.folder, blueprint.Blueprint(self.id, self.fabric, topology.faults))
         for name, text, mode in files(self.fabric, self.plan, self.folder):
             (self.folder / name).write_text(text)
             (self.folder / name).chmod(mode)
@@ -190,7 +188,7 @@ def lab(topology: "str | Path | Topology", rootless: bool | None = None) -> Lab:
 
 def inject(folder: Path, fault: ScriptedFault) -> None:
     """Puts a fault into a running lab. Raises SpecError where it has no such target, or the amount makes no sense."""
-    fabric = blueprint(folder)
+    fabric = blueprint.read(folder).fabric
     names = {"host": [host.name for host in fabric.hosts], "link": [link.name for link in fabric.links]}
     what = FAULTS[fault.kind].targets
     known = [name for one in what for name in names[one]]
@@ -213,10 +211,6 @@ def _asked(folder: Path, **request: Any) -> Mapping[str, Any]:
     if "error" in answer:
         raise LaunchError(str(answer["error"]))
     return answer
-
-
-def blueprint(folder: Path) -> Fabric:
-    return msgspec.convert(json.loads((folder / "lab.json").read_bytes())["fabric"], Fabric)
 
 
 def events(folder: Path) -> list[dict[str, Any]]:

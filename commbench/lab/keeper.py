@@ -24,10 +24,10 @@ import msgspec
 
 from commbench.lab import kernel, wiring
 from commbench.lab.addresses import Plan, plan
+from commbench.lab.blueprint import read
 from commbench.lab.environment import variables
 from commbench.lab.faults import Faults, Hands, Unavailable
 from commbench.lab.timers import Timers
-from commbench.records import Fabric
 from commbench.spec.topology import ScriptedFault
 
 _HOST = kernel.NEWNET | kernel.NEWUTS | kernel.NEWIPC | kernel.NEWNS
@@ -43,14 +43,6 @@ _SYSCTLS = {
 _ROUTER = {"ipv4/ip_forward": "1", "ipv4/fib_multipath_hash_policy": "1"}  # equal ways are chosen by connection
 
 
-class Blueprint(msgspec.Struct, frozen=True):
-    """What the tool tells the keeper: lab.json in the lab's folder."""
-
-    id: str
-    fabric: Fabric
-    faults: tuple[ScriptedFault, ...] = ()
-
-
 class Failed(Exception):
     """The lab cannot be built here; the text says what is missing."""
 
@@ -58,7 +50,7 @@ class Failed(Exception):
 class Keeper:
     def __init__(self, folder: Path, owner: socket.socket) -> None:
         self._folder, self._owner = folder, owner
-        self._print = msgspec.json.decode((folder / "lab.json").read_bytes(), type=Blueprint)
+        self._print = read(folder)
         self._plan: Plan = plan(self._print.fabric)
         self._pids: dict[str, int] = {}
         self._running: dict[int, tuple[str, socket.socket]] = {}  # pid -> node, who waits for it

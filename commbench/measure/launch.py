@@ -6,13 +6,13 @@ run folder. No shell, no ssh of our own: reaching other hosts is the launcher's 
 
 import collections
 import contextlib
-import ctypes
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from commbench.errors import LaunchError, MissingLibrary, SpecError, nearest
+from commbench.lab import kernel
 
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
-_PDEATHSIG = 1  # prctl
+# Open MPI 5 names its session folder after mpirun's process number, and does not start where a killed mpirun that had
+# the same number left one ("The PMIx server's listener thread failed to start"): each launch gets a place of its own.
+_SESSION = "PRTE_MCA_prte_local_tmpdir_base"
 
 
 class Launched(NamedTuple):
@@ -110,6 +113,13 @@ def run(command: Sequence[str], progress: Callable[[], int], patience: float, sa
     `patience` seconds the whole process group is ended. Lines that commbench's ranks print are passed on to
     `say`; a launcher's own noise is kept for the message.
     """
+    with tempfile.TemporaryDirectory(prefix="commbench-", ignore_cleanup_errors=True) as session:
+        return _supervised(command, progress, patience, say, session)
+
+
+def _supervised(
+    command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None], session: str
+) -> Launched:
     tail: collections.deque[str] = collections.deque(maxlen=12)
     process = subprocess.Popen(
         command,
@@ -120,6 +130,7 @@ def run(command: Sequence[str], progress: Callable[[], int], patience: float, sa
         errors="replace",
         start_new_session=True,
         preexec_fn=die_with_parent if sys.platform == "linux" else None,
+        env={_SESSION: session, **os.environ},
     )
 
     def listen() -> None:
@@ -162,4 +173,4 @@ def _end(process: "subprocess.Popen[str]") -> None:
 def die_with_parent() -> None:
     """Asks the kernel to kill this process when the one that started it dies: no rank outlives its launcher."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+        kernel.die_with_parent()

@@ -4,7 +4,6 @@ Nothing is recorded because it happens to be there: variables come from a list o
 could carry a secret are listed without their value.
 """
 
-import json
 import os
 import platform
 import re
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import msgspec
 
+from commbench.errors import LaunchError
+from commbench.lab import blueprint
 from commbench.layouts import local_ranks
 from commbench.records import Fabric, Host, Machine
 from commbench.world import World
@@ -158,9 +159,8 @@ def fabric(env: Mapping[str, str]) -> Fabric | None:
     if "COMMBENCH_LAB" not in env:
         return None
     try:
-        blueprint = json.loads(Path(env["COMMBENCH_LAB"], "lab.json").read_bytes())
-        return msgspec.convert(blueprint["fabric"], Fabric)
-    except (OSError, ValueError, KeyError):
+        return blueprint.read(Path(env["COMMBENCH_LAB"])).fabric
+    except LaunchError:
         return None
 
 

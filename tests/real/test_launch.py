@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ranks import COMMBENCH, MPIRUN, ROOT, TORCHRUN, load, run
 
+from commbench.measure import launch
 from commbench.spec import cases
 from commbench.spec import load as load_spec
 
@@ -119,6 +120,19 @@ def test_commbench_starts_the_ranks(spec: Callable[..., str], out: Path, launche
     rows = json.loads(ended.out)["rows"]
     assert [row["launches"] for row in rows] == [2, 2]
     assert all(row["between_us"] is not None for row in rows)
+
+
+def test_a_launch_has_a_session_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open MPI 5 does not start where a killed mpirun with the same process number left its session folder."""
+    monkeypatch.delenv("PRTE_MCA_prte_local_tmpdir_base")
+    said: list[str] = []
+    for _ in range(2):
+        where = 'import os; print("commbench:", os.environ["PMIX_SERVER_TMPDIR"])'
+        ended = launch.run([*MPIRUN[:2], "1", sys.executable, "-c", where], lambda: 0, 60.0, said.append)
+        assert ended.code == 0, ended.tail
+    bases = {Path(line).parent for line in said}
+    assert len(bases) == 2
+    assert not [base for base in bases if base.exists()]
 
 
 def test_more_ranks_than_cores(spec: Callable[..., str], out: Path) -> None:

@@ -1,12 +1,13 @@
 """Specs: what may be written, what it means, and the one line that a mistake gets."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from commbench.collectives import COLLECTIVES, DTYPES
-from commbench.errors import SpecError
 from commbench.spec import SweepSpec, load
 from commbench.spec.document import shipped
 
@@ -33,15 +34,7 @@ def written(**changes: str) -> str:
     return "".join(f"{key}: {value}\n" for key, value in fields.items())
 
 
-def refusal(path: Path, text: str, *overrides: str) -> str:
-    path.write_text(text)
-    with pytest.raises(SpecError) as caught:
-        load(str(path), overrides)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert sentence.isprintable()
-    assert caught.value.exit_code == 2
-    return sentence.replace(str(path), "FILE")
+refusal = partial(refused, load)
 
 
 # ---- what is meant ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from commbench.errors import SpecError
 from commbench.lab.addresses import components, plan
@@ -32,14 +33,9 @@ def accepted(path: Path, *overrides: str, **changes: str) -> Topology:
 
 
 def refusal(path: Path, text: str, *overrides: str) -> str:
-    path.write_text(text)
-    with pytest.raises(SpecError) as caught:
-        load(str(path), overrides)
-    sentence = str(caught.value)
-    assert "\n" not in sentence
-    assert sentence.isprintable()
+    sentence = refused(load, path, text, *overrides)
     assert len(sentence) < 2500
-    return sentence.replace(str(path), "FILE")
+    return sentence
 
 
 def names(fabric: Fabric) -> list[str]:
