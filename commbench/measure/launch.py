@@ -135,10 +135,11 @@ def _supervised(
 
     def listen() -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            tail.append(line.rstrip())
-            if "commbench: " in line:
-                say(line.partition("commbench: ")[2].rstrip())
+        with process.stdout as said:
+            for line in said:
+                tail.append(line.rstrip())
+                if "commbench: " in line:
+                    say(line.partition("commbench: ")[2].rstrip())
 
     reader = threading.Thread(target=listen, daemon=True)
     reader.start()
