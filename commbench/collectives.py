@@ -68,6 +68,20 @@ COLLECTIVES: dict[str, Collective] = {
     "barrier": Collective(send="0", recv="0"),
 }
 
+# What other tools measure besides: never asked for here, but read, shown and compared.
+_FOREIGN: dict[str, Collective] = {
+    "all_gather_v": Collective(recv="n", factor=_all_but_own),
+    "reduce_scatter_v": Collective(send="n", factor=_all_but_own, reduces=True),
+    "all_to_all_v": Collective(send="n", recv="n", factor=_all_but_own),
+    "hypercube": Collective(factor=_once),
+}
+
+
+def catalogue(op: str) -> Collective:
+    """The row of the catalogue; of an operation that is not in it, nothing is known."""
+    return COLLECTIVES.get(op) or _FOREIGN.get(op) or Collective()
+
+
 REDOPS = ("sum", "prod", "min", "max", "avg")
 
 
@@ -105,9 +119,13 @@ def moved(op: str, nbytes: int, dtype: str, n: int) -> int:
 
 
 def bandwidths(op: str, nbytes: int, n: int, seconds: float) -> tuple[float | None, float | None]:
-    """(algbw, busbw) in GB/s (1e9 bytes/s); None where the collective moves nothing, or n is 1 (busbw)."""
-    factor = COLLECTIVES[op].factor
-    if factor is None or seconds <= 0:
+    """(algbw, busbw) in GB/s (1e9 bytes/s); None where the collective moves nothing, or n is 1 (busbw).
+
+    With n = 0, not known, there is no busbw, and no algbw either where the size counts the ranks.
+    """
+    collective = catalogue(op)
+    factor = collective.factor
+    if factor is None or seconds <= 0 or (n == 0 and "n" in (collective.send, collective.recv)):
         return None, None
     algbw = nbytes / seconds / 1e9
     return algbw, algbw * factor(n) if n > 1 else None

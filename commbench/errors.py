@@ -5,6 +5,7 @@ CommbenchError            exit 4: something broke that is neither the spec's nor
 +-- LaunchError           exit 4: the ranks did not start, disagree about who they are, or died
 +-- StoreError            exit 4: a run folder cannot be written
 |   +-- FolderError       exit 2: a run folder is not what the command needs (other spec, damaged, newer)
++-- ReadError             exit 2: a file of another tool cannot be read
 +-- MissingLibrary        exit 2: torch, mpi4py or an MPI library is needed and not there
 +-- Unsupported           never leaves a sweep: becomes a `skipped` row with this sentence
 """
@@ -32,6 +33,10 @@ class StoreError(CommbenchError):
 
 
 class FolderError(StoreError):
+    exit_code = 2
+
+
+class ReadError(CommbenchError):
     exit_code = 2
 
 

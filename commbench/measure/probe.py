@@ -1,7 +1,7 @@
 """What this machine is: facts by allow-list, and which ranks share a host.
 
-Nothing is recorded because it happens to be there: variables come from a list of prefixes, and names that
-could carry a secret are listed without their value.
+Nothing is recorded because it happens to be there: variables come from a list (see commbench.allowlist), and
+names that could carry a secret are listed without their value.
 """
 
 import os
@@ -15,32 +15,13 @@ from pathlib import Path
 
 import msgspec
 
+from commbench.allowlist import environment
 from commbench.errors import LaunchError
 from commbench.lab import blueprint
 from commbench.layouts import local_ranks
 from commbench.records import Fabric, Host, Machine
 from commbench.world import World
 from commbench.world.discover import Place
-
-_PREFIXES = (
-    "NCCL_", "RCCL_", "TORCH_NCCL_", "TORCH_FR_", "TORCH_DIST", "GLOO_", "UCX_", "FI_", "OMPI_MCA_", "PRTE_MCA_",
-    "PMIX_MCA_", "MPICH_", "MPIR_CVAR_", "I_MPI_", "OMP_", "KMP_", "MKL_", "COMMBENCH_",
-)  # fmt: skip
-_NAMES = frozenset(
-    (
-        "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
-        "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_NNODES", "SLURM_STEP_NODELIST", "SLURM_CPUS_PER_TASK",
-        "SLURM_TOPOLOGY_ADDR", "SLURM_CPU_BIND",
-    )
-)  # fmt: skip
-# Inside the list still hidden: words that name a secret, the working folder, launchers' own addresses and
-# argument lists.
-_SECRET = re.compile(
-    r"KEY|TOKEN|SECRET|PASS|PWD|CRED|AUTH|COOKIE|PROXY|JWT|WDIR|(?:^|_)(?:URI|URL|ARGS?)(?:_|$)|PMIX_SERVER|_FD$"
-)
-_USERINFO = re.compile(
-    r"//[^/\s]*@|^[^/\s:@]+:[^/\s@]+@|(?i:\b(?:bearer|basic) \S|(?:key|token|secret|passw(?:or)?d|pwd)[=: ]\S)"
-)
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -50,13 +31,6 @@ class Identity(msgspec.Struct, frozen=True):
     pid: int
     cores: tuple[int, ...]  # those it may run on
     facts: dict[str, str]
-
-
-def environment(env: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """(variables that may be recorded, names of those that may not)."""
-    listed = {name: value for name, value in env.items() if name in _NAMES or name.startswith(_PREFIXES)}
-    hidden = [name for name, value in listed.items() if _SECRET.search(name.upper()) or _USERINFO.search(value)]
-    return {name: value for name, value in sorted(listed.items()) if name not in hidden}, tuple(sorted(hidden))
 
 
 def facts() -> dict[str, str]:

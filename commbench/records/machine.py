@@ -37,11 +37,32 @@ class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return len(self.host_of)
 
 
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The file of another tool that a run was read from.
+
+    tool     program and version as far as the file tells it: `nccl-tests 2.17.4`, `OSU 7.4`
+    options  what the file tells about how it was made, in the tool's own words
+    results  what the tool itself concluded: {"Avg bus bandwidth": "21.5"}
+    unread   lines that looked like data and could not be read
+    dated    where `Run.created` comes from: `file` (the file tells it) or `mtime` (when the file was last changed)
+    """
+
+    path: str
+    nbytes: int
+    sha256: str
+    tool: str
+    options: dict[str, str] = {}
+    results: dict[str, str] = {}
+    unread: int = 0
+    dated: str = "mtime"
+
+
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """run.json: everything that is known before the first measurement.
 
     `spec` is the validated spec in its canonical form: the same spec gives the same value. `resumed` has
-    one entry for every `--resume`: when, and which machine facts were different.
+    one entry for every `--resume`: when, and which machine facts were different. A run that was imported has
+    an `origin`, an empty spec, and a machine of which only what the file tells is known.
     """
 
     format: int
@@ -53,3 +74,10 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     machine: Machine
     command: tuple[str, ...] = ()
     resumed: tuple[dict[str, str], ...] = ()
+    origin: Origin | None = None
+
+    @property
+    def confidence(self) -> float:
+        """Of the intervals that its spec asks for."""
+        stop = self.spec.get("stop")
+        return float(stop.get("confidence", 0.95)) if isinstance(stop, dict) else 0.95

@@ -8,6 +8,8 @@ from commbench.records.case import Case
 
 Status = Literal["ok", "failed", "skipped", "hung"]
 Clock = Literal["host", "device", "graph", "simulated", "imported"]
+# What the numbers in `seconds` are. Another tool often tells one statistic of its samples and not the samples.
+Kind = Literal["samples", "mean", "min", "max", "p50"]
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -18,7 +20,10 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ranks     how many ranks the group has
     launch    which process start (0-based): variation between starts is a factor of its own
     nbytes    bytes really moved, after rounding the case's size to whole elements on every rank
-    seconds   per sample: seconds per call on the slowest rank of the group
+    seconds   per sample: seconds per call on the slowest rank of the group; where `kind` is not `samples`, one
+              number: that statistic as another tool told it (its documentation says over which ranks)
+    kind      what `seconds` holds
+    told      other statistics that the other tool told itself, in seconds: min, max, mean, p50, p95, p99, stdev
     skew      per sample: seconds per call between the slowest and the fastest rank
     slowest   per sample: the slowest rank (of the world, not of the group)
     calls     calls timed together in one sample
@@ -40,6 +45,8 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     launch: int = 0
     nbytes: int = 0
     seconds: tuple[float, ...] = ()
+    kind: Kind = "samples"
+    told: dict[str, float] = {}
     skew: tuple[float, ...] = ()
     slowest: tuple[int, ...] = ()
     calls: int = 0

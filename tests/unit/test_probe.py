@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from commbench import allowlist
+from commbench.allowlist import environment
 from commbench.measure import probe
-from commbench.measure.probe import Identity, environment, facts, meet
+from commbench.measure.probe import Identity, facts, meet
 from commbench.records import Machine
 from commbench.world.discover import Place
 from commbench.world.single import SingleWorld
@@ -122,8 +124,10 @@ def test_many_secrets_at_once() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(st.characters(min_codepoint=32), max_size=20), st.text(max_size=20)))
 def test_other_variables_leave_no_trace(env: dict[str, str]) -> None:
-    ours = tuple(probe._PREFIXES)
-    others = {k: v for k, v in env.items() if not k.startswith(ours) and k not in RECORDED and k not in probe._NAMES}
+    ours = tuple(allowlist._PREFIXES)
+    others = {
+        k: v for k, v in env.items() if not k.startswith(ours) and k not in RECORDED and k not in allowlist._NAMES
+    }
     assert environment(others) == ({}, ())
 
 
@@ -214,7 +218,7 @@ def test_more_ranks_than_cores_is_a_warning() -> None:
 
 
 def test_a_run_does_not_record_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith(tuple(probe._PREFIXES))]:
+    for name in [name for name in os.environ if name.startswith(tuple(allowlist._PREFIXES))]:
         monkeypatch.delenv(name)
     for name, value in {**SECRETS, "NCCL_DEBUG": "WARN"}.items():
         monkeypatch.setenv(name, value)
