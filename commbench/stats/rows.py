@@ -5,20 +5,20 @@ A run may hold 100,000 measurements, so samples are summarised in arrays (see sa
 
 import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice, pairwise
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from commbench.collectives import COLLECTIVES, bandwidths
+from commbench.collectives import bandwidths, catalogue
 from commbench.records import Case, Measurement
-from commbench.records.measurement import Status
+from commbench.records.measurement import Kind, Status
 from commbench.stats.samples import Ordered, Samples
-from commbench.stats.summary import median_interval, pool_launches
+from commbench.stats.summary import median_interval, middle, pool_launches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     is what was moved (where nothing was: what was asked). `between_us` is the standard deviation of the
     launch medians. `slowest` is the rank that was slowest in most samples, `slowest_share` in how many.
     `wire_us` is the least time that the links of a known fabric allow, `wire_link` the link that sets it
-    (see commbench.model.wire, which fills them in).
+    (see commbench.model.wire, which fills them in). Where `kind` is not `samples`, another tool told this statistic
+    instead of its samples: `median_us` holds it, without an interval of its own, and of the other statistics only
+    those are known that the tool told too.
     """
 
     op: str
@@ -75,6 +77,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     slowest_share: float | None
     wire_us: float | None = None
     wire_link: str | None = None
+    kind: Kind = "samples"
 
     @property
     def groups(self) -> str:
@@ -100,33 +103,15 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         return self.wire_us / self.median_us if self.wire_us is not None and self.median_us else None
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the groups of one case are apart. The medians are those over the groups."""
+class Unattributed(Measurement, frozen=True, kw_only=True):
+    """A Measurement to decode where nobody asks who was slowest: skipping those numbers takes a quarter off."""
 
-    groups: int
-    fastest: Row
-    slowest: Row
-    median_us: float
-    median_busbw_gbps: float | None
-    ratio: float | None
+    slowest: msgspec.Raw = msgspec.Raw(b"[]")  # type: ignore[assignment]
 
 
-class _Answer(NamedTuple):
-    """A Measurement without its samples."""
-
-    case: Case
-    group: int
-    launch: int
-    ranks: int
-    nbytes: int
-    status: Status
-    why: str
-    clock: str
-    wrong: int | None
-    stopped: str
-
-
-_answer = attrgetter(*_Answer._fields)
+# What is read of a measurement but its case and its samples.
+_ANSWER = ("group", "launch", "ranks", "nbytes", "status", "why", "clock", "wrong", "stopped", "kind")
+_BLOCK = 64  # measurements taken apart together: twice as fast as one by one, and few enough for the cache
 
 
 def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: bool = True) -> list[Row]:
@@ -135,45 +120,57 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: 
     Each measurement is read once and not kept, so an iterator over a journal needs little memory. With
     `who` false the rank that was slowest is not looked for: the text table does not tell it.
     """
-    answers: list[tuple[Any, ...]] = []
+    numbers: dict[Case, int] = {}
+    told: dict[str, list[Any]] = {name: [] for name in ("case", *_ANSWER)}  # the case by its number
+    foreign: dict[int, dict[str, float]] = {}  # what another tool told beside its figure
     times, skews, slowest = Samples(), Samples(), Samples()
-    for m in measurements:
-        if not m.control:
-            answers.append(_answer(m))
-            times.add(m.seconds)
-            skews.add(m.skew)
-            slowest.add(m.slowest if who else ())
-    if not answers:
+    counting = (m for m in measurements if not m.control)
+    while block := list(islice(counting, _BLOCK)):
+        foreign |= {k: m.told for k, m in enumerate(block, len(told["case"])) if m.kind != "samples"}
+        told["case"] += [numbers.setdefault(m.case, len(numbers)) for m in block]
+        for name in _ANSWER:
+            told[name] += map(attrgetter(name), block)
+        times.add([m.seconds for m in block])
+        skews.add([m.skew for m in block])
+        slowest.add([m.slowest if who else () for m in block])
+    if not numbers:
         return []
-    told = dict(zip(_Answer._fields, zip(*answers, strict=True), strict=True))
-    order, starts = _order(told)
+    cases = list(numbers)
+    order, starts = _order(cases, told)
     launches = times.in_order(order)
-    pooled = {name: [column[k] for k in order[starts].tolist()] for name, column in told.items()}
-    lengths = np.diff(np.append(starts, len(order)))
-    for row in np.flatnonzero(lengths > 1).tolist():
-        members = range(starts[row], starts[row] + lengths[row])
-        sampled = [bool(launches.counts[k]) for k in members]
-        one = _pooled([_Answer(*answers[order[k]]) for k in members], sampled)
-        for name, value in one._asdict().items():
-            pooled[name][row] = value
+    pooled = _pooled(told, order, starts, launches.counts > 0)
     skew, last = skews.in_order(order).joined(starts), slowest.in_order(order).joined(starts)
     alone = np.array(pooled["ranks"]) == 1  # nobody to be slower than
     columns = _times(launches, starts, confidence) | _who(skew, last, alone)
-    columns |= _facts(pooled, columns["median_us"], columns["samples"])
-    known = [field for field in Row.__struct_fields__ if field in columns]
-    return list(map(Row, *(columns[field] for field in known)))
+    columns |= _facts(cases, pooled, columns["median_us"], columns["samples"])
+    if foreign:
+        _as_told(columns, [foreign.get(k) for k in order[starts].tolist()], pooled["kind"])
+    known = [field for field in Row.__struct_fields__[:-3] if field in columns]
+    made = list(map(Row, *(columns[field] for field in known)))
+    if foreign:
+        made = [msgspec.structs.replace(row, kind=kind) for row, kind in zip(made, pooled["kind"], strict=True)]
+    return made
 
 
-def _order(told: Mapping[str, Sequence[Any]]) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":
+def _as_told(columns: dict[str, Sequence[Any]], told: Sequence[dict[str, float] | None], kinds: Sequence[str]) -> None:
+    """One number has no minimum and no tail: those that the other tool told, where it told them."""
+    for field in ("min", "p95", "p99", "mean"):
+        own: Sequence[float | None] = columns[f"{field}_us"]
+        columns[f"{field}_us"] = [
+            value if said is None or kind == field else said[field] * 1e6 if field in said and launches == 1 else None
+            for value, said, kind, launches in zip(own, told, kinds, columns["launches"], strict=True)
+        ]
+
+
+def _order(cases: Sequence[Case], told: Mapping[str, Sequence[Any]]) -> "tuple[NDArray[np.intp], NDArray[np.intp]]":
     """Series by series (all that is the same but the size), then by size, group and launch; where rows begin.
 
     Sorted by integers: hashing and comparing cases would take longer than all the statistics.
     """
-    cases: Sequence[Case] = told["case"]
-    of = [_series(case) for case in cases]
+    of = list(map(_series, cases))
     place = {one: k for k, one in enumerate(sorted(set(of)))}
-    nbytes = [case.nbytes for case in cases]
-    keys = np.column_stack(([place[one] for one in of], nbytes, told["group"], told["launch"]))
+    asked = np.array([(place[one], case.nbytes) for one, case in zip(of, cases, strict=True)])
+    keys = np.column_stack((asked[told["case"]], told["group"], told["launch"]))
     order = np.lexsort(keys.T[::-1])  # stable: of equal ones the last answer is the last
     keys = keys[order]
     last = np.append((keys[1:] != keys[:-1]).any(axis=1), True)
@@ -202,62 +199,91 @@ def _natural(symbol: str) -> tuple[str | int, ...]:
     return tuple(int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", symbol)))
 
 
-def _pooled(launches: Sequence[_Answer], sampled: Sequence[bool]) -> _Answer:
-    """The launches of one row as if they were one: the worst status, every reason."""
-    counted = [answer.wrong for answer in launches if answer.wrong is not None]
-    return launches[0]._replace(
-        status=max((answer.status for answer in launches), key=_WORST.index),
-        why="; ".join(_distinct(answer.why for answer in launches)),
-        ranks=max(answer.ranks for answer in launches),
-        nbytes=max(answer.nbytes for answer in launches),
-        clock=launches[sampled.index(True) if any(sampled) else 0].clock,
-        wrong=sum(counted) if counted else None,
-        stopped=", ".join(_distinct(answer.stopped for answer in launches)),
-    )
+def _pooled(
+    told: Mapping[str, Sequence[Any]],
+    order: "NDArray[np.intp]",
+    starts: "NDArray[np.intp]",
+    sampled: "NDArray[np.bool_]",
+) -> dict[str, list[Any]]:
+    """The launches of one row as if they were one: the worst status, every reason, the clock of the samples."""
+    if len(starts) == len(order):
+        return {name: _at(column, order) for name, column in told.items()}
+    pooled = {name: _at(told[name], order[starts]) for name in ("case", "group", "kind")}
+    for name in ("ranks", "nbytes"):
+        pooled[name] = np.maximum.reduceat(np.array(told[name])[order], starts).tolist()
+    severity = np.array([_WORST.index(status) for status in told["status"]])
+    pooled["status"] = _at(_WORST, np.maximum.reduceat(severity[order], starts))
+    position = np.arange(len(order))
+    first = np.minimum.reduceat(np.where(sampled, position, len(order)), starts)
+    pooled["clock"] = _at(told["clock"], order[np.where(first < len(order), first, starts)])
+    checked = np.array([wrong is not None for wrong in told["wrong"]])[order]
+    wrong = np.add.reduceat(np.array([wrong or 0 for wrong in told["wrong"]])[order], starts).tolist()
+    anyone = np.logical_or.reduceat(checked, starts).tolist()
+    pooled["wrong"] = [count if known else None for count, known in zip(wrong, anyone, strict=True)]
+    bounds = list(pairwise([*starts.tolist(), len(order)]))
+    for name, between in (("why", "; "), ("stopped", ", ")):
+        texts = _at(told[name], order)
+        pooled[name] = [
+            texts[start] if end - start == 1 else between.join(dict.fromkeys(filter(None, texts[start:end])))
+            for start, end in bounds
+        ]
+    return pooled
 
 
-def _distinct(texts: Iterable[str]) -> Iterable[str]:
-    return dict.fromkeys(text for text in texts if text)
+def _at(column: Sequence[Any], places: "NDArray[np.intp]") -> list[Any]:
+    return list(map(column.__getitem__, places.tolist()))
 
 
 def _facts(
-    told: Mapping[str, Sequence[Any]], medians: Sequence[float | None], samples: Sequence[int]
+    cases: Sequence[Case],
+    told: Mapping[str, Sequence[Any]],
+    medians: Sequence[float | None],
+    samples: Sequence[int],
 ) -> dict[str, Sequence[Any]]:
     """The columns that are read off, and the bandwidths that follow from the median."""
-    cases: Sequence[Case] = told["case"]
-    settings = {case.settings: dict(case.settings) for case in cases}
-    several = {case.groups for case, group in zip(cases, told["group"], strict=True) if group}
-    catalogue = [COLLECTIVES[case.op] for case in cases]
+    of: Sequence[int] = told["case"]
+    ops = [catalogue(case.op) for case in cases]
+    each: dict[str, list[Any]] = {
+        name: [getattr(case, name) for case in cases] for name in ("op", "backend", "dtype", "mode", "in_place", "root")
+    }
+    each["redop"] = [c.redop if known.reduces else None for c, known in zip(cases, ops, strict=True)]
+    each["settings"] = [dict(case.settings) for case in cases]
+    each["asked"] = [case.nbytes for case in cases]
+    columns = {name: list(map(values.__getitem__, of)) for name, values in each.items()}
+    several = {cases[k].groups for k in {k for k, group in zip(of, told["group"], strict=True) if group}}
+    symbols = [(case.groups, case.groups in several) for case in cases]
+    carries = [known.send != "0" for known in ops]  # a barrier has no size
     nbytes = [
-        0 if collective.factor is None else moved or case.nbytes
-        for case, moved, collective in zip(cases, told["nbytes"], catalogue, strict=True)
+        (moved or asked) if carries[k] else 0
+        for k, moved, asked in zip(of, told["nbytes"], columns["asked"], strict=True)
     ]
-    rates = [
-        bandwidths(case.op, moved, ranks or 1, median / 1e6 if median else 0.0)
-        for case, moved, ranks, median in zip(cases, nbytes, told["ranks"], medians, strict=True)
-    ]
+    # What 1 GB in 1 s comes to, once for each collective and number of ranks: rates are proportional to it.
+    sides = list(zip(columns["op"], told["ranks"], strict=True))
+    unit = {(op, ranks): bandwidths(op, 10**9, ranks or 0, 1.0) for op, ranks in set(sides)}
+    seconds = np.array(medians, np.float64) / 1e6
+    rates = np.array(nbytes) / np.where(seconds > 0, seconds, np.nan) / 1e9
+    algbw, busbw = rates * np.array([unit[side] for side in sides], np.float64).T
     return {
-        **{name: list(map(attrgetter(name), cases)) for name in ("op", "backend", "dtype", "mode", "in_place", "root")},
+        **columns,
         **{name: [value or None for value in told[name]] for name in ("ranks", "why", "stopped")},
         "nbytes": nbytes,
-        "asked": [case.nbytes for case in cases],
-        "redop": [c.redop if collective.reduces else None for c, collective in zip(cases, catalogue, strict=True)],
-        "group": [
-            f"{case.groups}[{group}]" if case.groups in several else case.groups
-            for case, group in zip(cases, told["group"], strict=True)
-        ],
-        "settings": [settings[case.settings] for case in cases],
-        "algbw_gbps": [algbw for algbw, _ in rates],
-        "busbw_gbps": [busbw for _, busbw in rates],
+        "group": [_named(*symbols[k], group) for k, group in zip(of, told["group"], strict=True)],
+        "algbw_gbps": _known(algbw),
+        "busbw_gbps": _known(busbw),
         "wrong": told["wrong"],
         "status": told["status"],
         "clock": [clock if n else None for clock, n in zip(told["clock"], samples, strict=True)],
     }
 
 
+@lru_cache(maxsize=2**16)
+def _named(symbol: str, several: bool, group: int) -> str:
+    return f"{symbol}[{group}]" if several else symbol
+
+
 def _who(skews: Ordered, slowest: Ordered, alone: "NDArray[np.bool_]") -> dict[str, Sequence[Any]]:
     """The columns about who was how much later than the others."""
-    median = skews.summary(1, lambda batch: np.median(batch, axis=1)[None])
+    median = skews.summary(1, lambda batch: middle(np.sort(batch, axis=1))[None])
     most = slowest.summary(2, _most_often)
     median[:, alone] = most[:, alone] = np.nan
     return {
@@ -323,15 +349,6 @@ def _most_often(batch: "Floats") -> "Floats":
     return np.stack([ordered[row, at], run[row, at] / n])
 
 
-def spread(rows: Iterable[Row]) -> list[Spread]:
-    """For each case that several groups answered: the fastest, the median and the slowest of them."""
-    cases: dict[tuple[Any, ...], list[tuple[float, Row]]] = {}
-    for row in rows:
-        if row.median_us is not None and row.group != "world":  # which is one group by definition
-            cases.setdefault((*series(row), row.asked), []).append((row.median_us, row))
-    return [_spread(group) for group in cases.values() if len(group) > 1]
-
-
 def series(row: Row) -> tuple[Any, ...]:
     """What is the same along a line of the plot: all but the size and the group."""
     return (
@@ -344,18 +361,4 @@ def series(row: Row) -> tuple[Any, ...]:
         row.in_place,
         row.root,
         tuple(row.settings.items()),
-    )
-
-
-def _spread(group: Sequence[tuple[float, Row]]) -> Spread:
-    ordered = sorted(group, key=lambda timed: timed[0])
-    (best, fastest), (worst, slowest) = ordered[0], ordered[-1]
-    rates = [row.busbw_gbps for _, row in group if row.busbw_gbps is not None]
-    return Spread(
-        groups=len(group),
-        fastest=fastest,
-        slowest=slowest,
-        median_us=statistics.median(time for time, _ in group),
-        median_busbw_gbps=statistics.median(rates) if rates else None,
-        ratio=worst / best if best else None,
     )

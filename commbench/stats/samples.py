@@ -3,6 +3,7 @@
 import struct
 from array import array
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -49,10 +50,11 @@ class Samples:
     def __init__(self) -> None:
         self._values, self._counts = bytearray(), array("q")
 
-    def add(self, values: Sequence[float]) -> None:
-        count = len(values)
-        self._values += struct.pack(f"{count}d", *values)  # three times as fast as array or numpy on a short tuple
-        self._counts.append(count)
+    def add(self, block: Sequence[Sequence[float]]) -> None:
+        counts = list(map(len, block))
+        # A quarter of the time that array or numpy take on short tuples.
+        self._values += struct.pack(f"{sum(counts)}d", *chain.from_iterable(block))
+        self._counts.extend(counts)
 
     def in_order(self, order: "NDArray[np.intp]") -> Ordered:
         """Those of the answers in `order`, in that order."""

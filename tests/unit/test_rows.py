@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from commbench.collectives import COLLECTIVES, bandwidths, moved
 from commbench.records import Case, Measurement
-from commbench.stats.rows import Row, rows, series, spread
+from commbench.stats.rows import Row, Unattributed, rows, series
+from commbench.stats.spread import alike, spread
 from commbench.stats.summary import median_interval
 
 FIELDS = (
@@ -235,6 +236,25 @@ answers = st.builds(
 
 
 @settings(deadline=None)
+@given(st.lists(answers, max_size=8))
+def test_who_was_slowest_need_not_be_decoded(given_: list[Measurement]) -> None:
+    read = [msgspec.json.decode(msgspec.json.encode(m), type=Unattributed) for m in given_]
+    told = [msgspec.structs.replace(row, slowest=None, slowest_share=None) for row in rows(given_)]
+    assert rows(read, who=False) == told
+
+
+@settings(deadline=None)
+@given(st.lists(answers, max_size=25))
+def test_alike_are_neighbours_of_one_question(given_: list[Measurement]) -> None:
+    found = rows(given_)
+    blocks = alike(found)
+    assert [row for block in blocks for row in block] == found
+    for block in blocks:
+        assert len({(series(row), row.asked, row.nbytes, row.clock, row.launches) for row in block}) == 1
+    assert len(blocks) <= len({(m.case, m.group) for m in given_})
+
+
+@settings(deadline=None)
 @given(st.lists(answers, max_size=25))
 def test_every_question_has_one_row_and_the_rows_are_those_of_each_alone(given_: list[Measurement]) -> None:
     found = rows(given_)
@@ -250,3 +270,29 @@ def test_every_question_has_one_row_and_the_rows_are_those_of_each_alone(given_:
         (alone,) = rows(m for m in given_ if (m.case, m.group) == question)
         assert any(row == msgspec.structs.replace(alone, group=row.group) for row in found)
     assert msgspec.json.decode(msgspec.json.encode(found), type=list[Row]) == found
+
+
+def test_another_tools_statistic_is_not_taken_for_samples() -> None:
+    question = Case(op="all_reduce", backend="nccl", nbytes=1024)
+    told = {"min": 4e-6, "p99": 9e-6}
+    one = Measurement(case=question, ranks=2, nbytes=1024, seconds=(5e-6,), kind="mean", told=told, calls=20)
+    (row,) = rows([one])
+    assert (row.kind, row.median_us, row.mean_us) == ("mean", 5.0, 5.0)
+    assert (row.min_us, row.p95_us, row.p99_us) == (4.0, None, 9.0)
+    assert (row.ci_low_us, row.half_width) == (None, None)
+    (pooled,) = rows([one, msgspec.structs.replace(one, launch=1, seconds=(7e-6,))])
+    assert (pooled.launches, pooled.mean_us, pooled.min_us, pooled.p99_us) == (2, 6.0, None, None)
+    assert pooled.ci_low_us is not None
+
+
+def test_an_operation_of_another_tool_has_a_time_and_no_bandwidth() -> None:
+    question = Case(op="osu.put_latency", backend="mpi", nbytes=1024, mode="latency")
+    (row,) = rows([Measurement(case=question, ranks=2, nbytes=1024, seconds=(5e-6,), kind="mean")])
+    assert (row.nbytes, row.median_us, row.algbw_gbps, row.busbw_gbps) == (1024, 5.0, None, None)
+
+
+def test_without_the_number_of_ranks_a_rank_scaled_size_has_no_bandwidth() -> None:
+    for op, algbw in (("all_reduce", pytest.approx(0.1024)), ("all_gather", None)):
+        question = Case(op=op, backend="mpi", nbytes=1024)
+        (row,) = rows([Measurement(case=question, nbytes=1024, seconds=(1e-5,), kind="mean")])
+        assert (row.ranks, row.algbw_gbps, row.busbw_gbps) == (None, algbw, None)

@@ -147,6 +147,16 @@ def test_launches_that_agree_are_not_narrower_than_a_launch() -> None:
     assert pooled([5.0, 5.0, 5.0]) == pytest.approx([5.0, 4.9, 5.1, 0.0])
 
 
+@pytest.mark.parametrize(
+    ("launches", "confidence", "factor"),
+    [(2, 0.95, 12.706205), (3, 0.95, 4.302653), (4, 0.99, 5.840909), (5, 0.9, 2.131847), (31, 0.95, 2.042272)],
+)
+def test_students_factor_is_that_of_the_tables(launches: int, confidence: float, factor: float) -> None:
+    medians = np.linspace(0.9, 1.1, launches)[None] * 1e9
+    center, _, high, sd = pool_launches(medians, medians, medians, confidence)
+    assert (high - center) / sd * launches**0.5 == pytest.approx(factor, rel=1e-6)
+
+
 def test_launches_that_differ_have_students_interval() -> None:
     median, low, high, between = pooled([4.0, 5.0, 6.0])
     assert (median, between) == (5.0, 1.0)
