@@ -1,0 +1,66 @@
+"""Every code of `commbench lint`: its usual severity and what it means. `docs/lint.md` has a line for each."""
+
+from commbench.records.finding import Severity
+
+CODES: dict[str, tuple[Severity, str]] = {
+    # names
+    "CB-ENV-MISSPELT": ("error", "one slip away from a setting that exists; nothing reads it as it is"),
+    "CB-ENV-UNKNOWN": ("warning", "no known library reads this name, and none of them complains"),
+    "CB-ENV-DEPRECATED": ("warning", "replaced; may stop working in a later version"),
+    "CB-ENV-REMOVED": ("warning", "no longer read by current versions, silently"),
+    "CB-ENV-TOO-NEW": ("warning", "not read before a version that may be newer than yours"),
+    # values
+    "CB-ENV-EMPTY": ("note", "set, but empty: as good as not set"),
+    "CB-ENV-TYPE": ("error", "not the number or truth value that the library expects"),
+    "CB-ENV-SUFFIX": ("error", "the library reads the digits and drops the rest"),
+    "CB-ENV-OCTAL": ("warning", "a leading zero makes the number octal"),
+    "CB-ENV-RANGE": ("error", "outside the values that the library takes"),
+    "CB-ENV-CHOICE": ("error", "not one of the words that the library knows"),
+    "CB-ENV-CASE": ("error", "the right word in the wrong case, which is not recognised"),
+    "CB-ENV-LEGACY": ("note", "a number in the place of a name; what it means has changed between versions"),
+    "CB-ENV-VALUE-VERSION": ("warning", "the value needs another version of the library"),
+    "CB-ENV-WHITESPACE": ("error", "blanks in a value become part of it"),
+    "CB-ENV-QUOTES": ("error", "quotes that nobody takes away become part of the value"),
+    "CB-ENV-TILDE": ("error", "~ is a letter here: no shell expands it"),
+    "CB-ENV-CRLF": ("error", "line ends of Windows: every value ends in a carriage return"),
+    "CB-ENV-CONF-SYNTAX": ("error", "nccl.conf takes a line as it stands: this one sets another name or value"),
+    "CB-ENV-PREFIX": ("note", "without = a name is a prefix and matches more devices"),
+    "CB-ENV-PREFIX-ORDER": ("error", "^ and = count only at the very beginning, ^ before ="),
+    "CB-ENV-GLOB": ("error", "patterns are not supported: names are prefixes, or exact after ="),
+    "CB-ENV-MIXED-FORM": ("error", "the form of another library: this one takes exact names"),
+    "CB-K8S-STRING": ("error", "Kubernetes takes strings alone as values of env"),
+    # danger
+    "CB-ENV-DANGER": ("warning", "hurts a production job"),
+    "CB-ENV-LL128": ("warning", "forcing LL128 where it is not supported corrupts data"),
+    "CB-ENV-DEBUGGING": ("note", "its maker says: for experiments, not to be left in scripts"),
+    "CB-ENV-NUMERICS": ("note", "changes the order of additions, hence the bits of results"),
+    "CB-ENV-STALE": ("note", "repeats what has become the default"),
+    # settings that contradict each other
+    "CB-ENV-TWICE": ("warning", "set twice with different values; the last one wins"),
+    "CB-ENV-CONTRADICTION": ("warning", "two settings that cannot both have their way"),
+    "CB-ENV-NO-EFFECT": ("warning", "has no effect without, or because of, another setting"),
+    "CB-NCCL-ALGO-FALLBACK": ("warning", "allows only algorithms that some collectives do not have"),
+    "CB-NCCL-QPS": ("note", "several queue pairs, but each message uses one"),
+    "CB-NCCL-DEBUG-FILE": ("warning", "all processes write the same file"),
+    "CB-AWS-TUNER": ("warning", "replaces the tuner of AWS, which knows the instance"),
+    "CB-RCCL-CHANNELS": ("warning", "a large minimum makes RCCL fall to 2 channels"),
+    "CB-OMPI-DYNAMIC-RULES": ("error", "ignored without coll_tuned_use_dynamic_rules=1"),
+    "CB-OMPI-HAN": ("warning", "HAN outranks tuned across nodes, and the tuned choice is not used"),
+    "CB-MPICH-DEVICE": ("note", "the device layer chooses first, and may not ask"),
+    # how a setting reaches the ranks
+    "CB-ENV-NOT-EXPORTED": ("warning", "a shell variable that no program sees"),
+    "CB-ENV-NOT-FORWARDED": ("warning", "Open MPI over ssh passes on what -x names, and nothing else"),
+    "CB-SRUN-COMMA": ("error", "--export cuts values at commas"),
+    "CB-SRUN-EXPORT": ("warning", "--export without ALL drops what the script exported"),
+    "CB-CONF-SHADOWED": ("note", "the environment wins over nccl.conf"),
+    # files that settings name, and files themselves
+    "CB-OMPI-RULES-FILE": ("error", "Open MPI falls back to fixed rules without a word"),
+    "CB-MPICH-JSON": ("error", "MPICH aborts with an internal error"),
+    "CB-TUNER-NAME": ("error", "NCCL's example plugin takes an unknown word for allreduce, ring or simple"),
+    "CB-TUNER-CHANNELS": ("error", "-1 is not `keep the default` but one channel"),
+    "CB-TUNER-HOLE": ("warning", "sizes without a row run on one channel"),
+    "CB-TUNER-LINE": ("error", "a line that the example plugin cannot read"),
+    "CB-DS-ELEMENTS": ("warning", "DeepSpeed counts bucket sizes in elements, not in bytes or MB"),
+    "CB-FILE-UNREADABLE": ("error", "named, but cannot be read as text"),
+    "CB-FILE-NOTHING": ("note", "read, and it sets nothing that is known here"),
+}
