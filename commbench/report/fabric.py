@@ -153,10 +153,10 @@ def draw(fabric: Fabric, path: Path) -> None:
     SpecError: another suffix. CommbenchError: the file cannot be written.
     """
     format_of(path)
-    save(lambda: _draw(fabric), path)
+    save(lambda: picture(fabric), path)
 
 
-def _draw(fabric: Fabric) -> "Figure":
+def picture(fabric: Fabric) -> "Figure":
     from matplotlib.figure import Figure
 
     level = _levels(fabric)

@@ -18,7 +18,7 @@ FORMATS = ("pdf", "png", "svg")
 # Okabe and Ito's colours, which the colour-blind can tell apart (their yellow is too pale on white).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 GREY = "#555555"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
@@ -51,7 +51,7 @@ def save(draw: "Callable[[], Figure]", path: Path) -> None:
     form = format_of(path)
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc is made for other pictures
-        mpl.rcParams.update(_STYLE)
+        mpl.rcParams.update(STYLE)
         image = io.BytesIO()
         undated: dict[str, dict[str, Any]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
         draw().savefig(image, format=form, dpi=150, metadata=undated.get(form))

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from commbench.records import Run
 from commbench.report.view import ABOUT, confidence, group_ranks, one_line, where
-from commbench.stats.rows import Row, series, spread
+from commbench.stats.rows import Row, series
+from commbench.stats.spread import spread
 
 MOST_LINES = 12  # in one facet
 MOST_FACETS = 16
@@ -60,7 +61,7 @@ class _Series(NamedTuple):
 
 def picture(runs: Runs) -> Picture | None:
     """None where no row is ok: the time of a failed transfer says nothing about the network."""
-    names = _run_names([run for run, _ in runs])
+    names = run_names([run for run, _ in runs])
     found = [one for k, (_, rows) in enumerate(runs) for one in _series(k, names[k], rows)]
     if not found:
         return None
@@ -168,7 +169,7 @@ def _labels(members: Sequence[_Series]) -> list[str]:
     return [text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..." for text in (t or "no settings" for t in texts)]
 
 
-def _run_names(runs: Sequence[Run]) -> list[str]:
+def run_names(runs: Sequence[Run]) -> list[str]:
     """Names that differ: with the date, and a number where that is not enough."""
     names = [one_line(run.name) for run in runs]
     if len(set(names)) < len(names):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 # Colours, markers and dashes all differ: no two lines of a panel look alike in black and white.
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _WIDE, _NARROW = 11.0, 7.0  # inches: a pair of panels, or latency alone
 _PANEL, _LEGEND, _BAR = 3.7, 0.22, 0.27
 
@@ -88,12 +88,12 @@ def _draw_lines(part: "SubFigure", facet: Facet) -> None:
     handles = [_draw_line(panels, line, k) for k, line in enumerate(facet.lines)]
     sizes = sorted({point.nbytes for line in facet.lines for point in line.points if point.nbytes})
     for panel in panels:
-        _size_axis(panel, sizes)
+        size_axis(panel, sizes)
     if len(panels) == 2:
         panels[0].set_title("bus bandwidth (GB/s)")
         panels[0].set_ylim(0, 1.06 * panels[0].dataLim.y1)
     panels[-1].set_title("latency (us)")
-    _time_axis(panels[-1])
+    time_axis(panels[-1])
     part.legend(
         handles,
         [line.label for line in facet.lines],
@@ -106,7 +106,7 @@ def _draw_lines(part: "SubFigure", facet: Facet) -> None:
 
 def _draw_line(panels: "Sequence[Axes]", line: Line, k: int) -> Any:
     """The line in each panel; what the legend shows of it."""
-    colour, marker, dashes = COLOURS[k % 7], _MARKERS[k % 12], _DASHES[k % 5]
+    colour, marker, dashes = COLOURS[k % 7], MARKERS[k % 12], DASHES[k % 5]
     look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 1.6}
     marks: dict[str, Any] = {
         "marker": marker,
@@ -121,17 +121,17 @@ def _draw_line(panels: "Sequence[Axes]", line: Line, k: int) -> Any:
             panels[-1].axhspan(*point.time_band, color=colour, alpha=0.15, linewidth=0)
         return panels[-1].axhline(point.time, **look)
     x: list[float] = [point.nbytes for point in points]
-    _band(panels[-1], x, [point.time_band for point in points], colour)
+    band(panels[-1], x, [point.time_band for point in points], colour)
     (handle,) = panels[-1].plot(x, [point.time for point in points], **look, **marks)
     rated = [point for point in points if point.rate is not None]
     if rated:
         x = [point.nbytes for point in rated]
-        _band(panels[0], x, [point.rate_band for point in rated], colour)
+        band(panels[0], x, [point.rate_band for point in rated], colour)
         panels[0].plot(x, [point.rate or 0.0 for point in rated], **look, **marks)
     return handle
 
 
-def _band(panel: "Axes", x: Sequence[float], bands: Sequence[Band], colour: str) -> None:
+def band(panel: "Axes", x: Sequence[float], bands: Sequence[Band], colour: str) -> None:
     low = [band[0] if band else math.nan for band in bands]
     high = [band[1] if band else math.nan for band in bands]
     panel.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
@@ -139,7 +139,7 @@ def _band(panel: "Axes", x: Sequence[float], bands: Sequence[Band], colour: str)
         panel.vlines(x, low, high, color=colour, linewidth=3, alpha=0.4)
 
 
-def _size_axis(panel: "Axes", sizes: Sequence[int]) -> None:
+def size_axis(panel: "Axes", sizes: Sequence[int]) -> None:
     """Powers of two, a few of them named, 1KiB and 1MiB among these; all sizes where they are close together."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
@@ -156,7 +156,7 @@ def _size_axis(panel: "Axes", sizes: Sequence[int]) -> None:
     panel.set_xlabel("message size")
 
 
-def _time_axis(panel: "Axes") -> None:
+def time_axis(panel: "Axes") -> None:
     """Logarithmic, with plain numbers that are never fewer than two."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_DECIMALS = 6
+_FOREIGN_DIGITS = 4
 size = lru_cache(format_bytes)
 
 
@@ -57,13 +58,14 @@ ABOUT: dict[str, tuple[Callable[[Row], str], Callable[[Row], str]]] = {
 def where(machine: Machine) -> str:
     """`4 ranks on 2 hosts`."""
     ranks, hosts = machine.size, len(machine.hosts)
+    if not ranks:
+        return "ranks and hosts not told"
     return f"{ranks} rank{'s' * (ranks != 1)} on {hosts} host{'s' * (hosts != 1)}"
 
 
 def confidence(run: Run) -> str:
     """That of the run's intervals, as in `95 %`."""
-    stop = run.spec.get("stop")
-    return f"{100 * stop.get('confidence', 0.95):g} %" if isinstance(stop, dict) else "95 %"
+    return f"{100 * run.confidence:g} %"
 
 
 # The forms of a column of figures. Spaces behind the shorter ones put the decimal points in one line.
@@ -88,17 +90,27 @@ def figures(values: Sequence[float | None], known: "NDArray[np.int64]") -> list[
     shown = np.where(decimals < 0, np.round(above * 10.0**decimals) / 10.0**decimals, above)
     form = np.where(above < _TINY, _MOST_DECIMALS + 1, np.maximum(decimals, 0))
     most = max((_BEHIND[k] for k in set(form[positive].tolist())), default=0)
-    forms = np.array([text + " " * (most - behind) for text, behind in zip(_FORMS, _BEHIND, strict=True)])
-    cells = ("\n".join(forms[form].tolist()) % tuple(shown.tolist())).splitlines()
+    forms = [text + " " * (most - behind) for text, behind in zip(_FORMS, _BEHIND, strict=True)]
+    cells = ("\n".join([forms[k] for k in form.tolist()]) % tuple(shown.tolist())).splitlines()
     for k in np.flatnonzero(~positive).tolist():
         cells[k] = ("-" if values[k] is None else "0") + " " * most
     return cells
 
 
+def intervals(rows: Sequence[Row]) -> "NDArray[np.float64]":
+    """(median, low, high) of each row in microseconds; NaN: not known."""
+    return np.array([[getattr(row, name) for row in rows] for name in ("median_us", "ci_low_us", "ci_high_us")], float)
+
+
 def known_digits(rows: Sequence[Row]) -> "NDArray[np.int64]":
-    """How many digits each row's interval lets be shown."""
-    columns = ([getattr(row, name) for row in rows] for name in ("median_us", "ci_low_us", "ci_high_us"))
-    return digits(*(np.array(column, np.float64) for column in columns))
+    """How many digits each row's interval lets be shown; of what another tool printed, as many as it prints."""
+    return told_digits(rows, *intervals(rows))
+
+
+def told_digits(rows: Sequence[Row], *interval: "NDArray[np.float64]") -> "NDArray[np.int64]":
+    """As `known_digits`, from the intervals of these rows."""
+    foreign = np.array([row.kind != "samples" for row in rows], bool) & np.isnan(interval[1])
+    return np.where(foreign, _FOREIGN_DIGITS, digits(*interval))
 
 
 def group_ranks(machine: Machine, rows: Iterable[Row]) -> dict[str, str]:
