@@ -5,7 +5,12 @@ from setuptools import Extension, find_packages, setup
 setup(
     packages=[*find_packages(include=["commbench", "commbench.*"]), "commbench.sweeps"],
     package_dir={"commbench.sweeps": "sweeps"},
-    package_data={"commbench": ["py.typed"], "commbench.sweeps": ["*.yaml", "lab/*.yaml"]},
+    package_data={
+        "commbench": ["py.typed", "data/*.csv"],
+        "commbench.knobs": ["*.csv"],
+        "commbench.report.html": ["*.j2", "*.css", "*.js"],
+        "commbench.sweeps": ["*.yaml", "lab/*.yaml"],
+    },
     # optional: without a compiler the Python loop serves, and every run says which one timed it.
     ext_modules=[
         Extension(

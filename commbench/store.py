@@ -2,6 +2,7 @@
 
 Format history
   1  a line is {"crc":"xxxxxxxx", then the Measurement's fields}; crc is CRC-32 of the line with the crc removed
+  2  a Measurement may have `kind` and `told`, a Run an `origin`; parts.json: what another tool's file told beside
 
 A line is fsynced before the next case is measured. After a crash the last line may be torn: it is dropped. A
 damaged line in the middle is an error, because data that was once safe has changed. Only one process writes
@@ -15,15 +16,16 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from commbench.errors import FolderError, StoreError
-from commbench.records import Case, Measurement, Run
+from commbench.records import Case, Measurement, Part, Run
 
-FORMAT = 1
+FORMAT = 2
 _HEAD = len(b'{"crc":"01234567",')
 _decode = msgspec.json.Decoder(Measurement).decode
 _LOCK_PATIENCE = 10.0  # seconds in which the ranks of a killed run disappear
@@ -34,12 +36,12 @@ def encode_line(measurement: Measurement) -> bytes:
     return b'{"crc":"%08x",' % zlib.crc32(body) + body[1:] + b"\n"
 
 
-def decode_line(line: bytes) -> Measurement:
+def decode_line(line: bytes, decode: Callable[[bytes], Measurement] = _decode) -> Measurement:
     """Raises ValueError where the line is not what was written."""
     body = b"{" + line[_HEAD:]
     if line[:_HEAD] != b'{"crc":"%08x",' % zlib.crc32(body):
         raise ValueError("checksum mismatch")
-    return _decode(body)
+    return decode(body)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -103,21 +105,24 @@ def load(folder: Path) -> tuple[Run, list[Measurement]]:
     return run, list(measurements)
 
 
-def stream(folder: Path) -> tuple[Run, Iterator[Measurement]]:
-    """As `load`, one measurement after another: samples of a large run need not all be held at once."""
-    return load_run(folder), (measurement for measurement, _ in _read(folder / "journal.jsonl"))
+def stream(folder: Path, kind: type[Measurement] = Measurement) -> tuple[Run, Iterator[Measurement]]:
+    """As `load`, one measurement after another: samples of a large run need not all be held at once.
+
+    `kind` may be a Measurement that leaves fields undecoded.
+    """
+    return load_run(folder), map(itemgetter(0), _read(folder / "journal.jsonl", kind))
 
 
-def _read(path: Path) -> Iterator[tuple[Measurement, int]]:
+def _read(path: Path, kind: type[Measurement] = Measurement) -> Iterator[tuple[Measurement, int]]:
     """(measurement, the offset at which its line ends). A torn last line is left out."""
-    end = 0
+    decode, end = msgspec.json.Decoder(kind).decode, 0
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=2**18) as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    measurement = decode_line(line[:-1])
+                    measurement = decode_line(line[:-1], decode)
                 except ValueError as error:  # msgspec's errors are ValueErrors too
                     # Torn: the last line, and only one (a newline that was changed makes two of them one).
                     if not file.read(1) and line.count(b'{"crc":"') < 2:
@@ -131,6 +136,24 @@ def _read(path: Path) -> Iterator[tuple[Measurement, int]]:
         return
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}") from None
+
+
+def write_parts(folder: Path, parts: Sequence[Part]) -> None:
+    if parts:
+        write_atomically(folder / "parts.json", msgspec.json.encode(parts) + b"\n")
+
+
+def load_parts(folder: Path) -> tuple[Part, ...]:
+    """What was told beside the measurements: () where nothing was."""
+    path = folder / "parts.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=tuple[Part, ...])
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise FolderError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FolderError(f"{path} is damaged: {error}") from None
 
 
 class Journal:

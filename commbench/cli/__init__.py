@@ -17,6 +17,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("commbench.cli.sweep", "Measure collectives: inside mpirun, torchrun or srun, or started here with -n."),
     "show": ("commbench.cli.show", "Print the table of a run, as text, JSON or CSV."),
     "plot": ("commbench.cli.plot", "Draw bus bandwidth and latency of one or more runs."),
+    "report": ("commbench.cli.report", "One page about one or more runs: words, curves, what stands out."),
+    "compare": (
+        "commbench.cli.compare",
+        "Say whether NEW is slower than BASE, or when times changed (--history).",
+    ),
+    "import": ("commbench.cli.imports", "Read results and logs of other tools into run folders."),
+    "export": ("commbench.cli.export", "Write runs as Parquet, CSV, or nccl-tests' text and JSON."),
+    "query": ("commbench.cli.query", "Ask any number of runs with SQL."),
+    "lint": ("commbench.cli.lint", "Settings that are misspelt, dead, dangerous or contradictory."),
     "lab": ("commbench.cli.lab", "Hosts and shaped links on this machine: run, check, show, exec, fault, ps, down."),
     "specs": ("commbench.cli.specs", "List the shipped specs, or print one."),
 }
@@ -57,8 +66,8 @@ def group() -> None:
     commbench sweep quick -n 2             started by commbench itself
     commbench show results/DIR             the table again
 
-    Exit codes: 0 ok, 1 wrong data or failed rows, 2 usage or spec error, 3 nothing could be measured,
-    4 launch or internal error (a hung rank, a full disc).
+    Exit codes: 0 ok, 1 wrong data, failed rows, slower, or nothing read, 2 usage or spec error,
+    3 nothing could be measured, or cannot tell, 4 launch or internal error (a hung rank, a full disc).
     """
 
 
@@ -74,7 +83,7 @@ def main() -> NoReturn:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.Abort:
-        click.echo("commbench: interrupted; rows measured before are kept, --resume goes on", err=True)
+        click.echo("commbench: interrupted; what was on disc before is kept (sweep --resume goes on)", err=True)
         sys.exit(CommbenchError.exit_code)
     except click.ClickException as error:
         click.echo(f"commbench: {error.format_message()}", err=True)

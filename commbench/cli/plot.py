@@ -7,17 +7,13 @@ import click
 
 
 @click.command("plot")
-@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR|FILE...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A .png, .svg or .pdf file.")
 def command(folders: Sequence[Path], output: Path) -> None:
-    """Draw the runs in FOLDERS into one picture."""
-    from commbench import store
+    """Draw runs into one picture: run folders, folders of them, other tools' files."""
+    from commbench.jobs.runs import load_runs, tabulate
     from commbench.report.plots import plot
-    from commbench.stats.rows import rows
 
-    runs = []
-    for folder in folders:
-        run, measurements = store.stream(folder)
-        runs.append((run, rows(measurements, run.spec["stop"]["confidence"])))
-    plot(runs, output)
+    loaded = [one for folder in folders for one in load_runs(folder)]
+    plot([(one.run, tabulate(one.run, one.measurements)) for one in loaded], output)
     click.echo(str(output))

@@ -14,7 +14,7 @@ from commbench.cli import fail
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
-    from commbench.jobs import Request, Watcher
+    from commbench.jobs.request import Request, Watcher
     from commbench.spec import SweepSpec
     from commbench.spec.topology import Topology
     from commbench.world.discover import Place
@@ -99,7 +99,8 @@ class _Asked(NamedTuple):
 
 def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | None, int]:
     """(the run folder, the exit code); no folder for a dry run."""
-    from commbench import jobs
+    from commbench.jobs.inside import simulate, work
+    from commbench.jobs.request import Request, Watcher, check, check_libraries
     from commbench.report.progress import Progress
     from commbench.spec import load, topology
 
@@ -121,7 +122,7 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
     if asked.resume and asked.out is None:
         raise SpecError("--resume needs --out DIR: which run is to go on?")
     now = datetime.now(timezone.utc)
-    request = jobs.Request(
+    request = Request(
         spec=spec,
         out=asked.out or Path("results") / f"{spec.name}-{now:%Y%m%dT%H%M%SZ}",
         resume=asked.resume,
@@ -131,43 +132,44 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
         allow_single=asked.allow_single,
         now=time.time,
     )
-    jobs.check(request, size)
+    check(request, size)
     silent = asked.quiet or not first or asked.launch is not None
     with Progress(sys.stderr, silent) as progress:
-        watcher = jobs.Watcher(progress.begin, progress.rows, _say)
+        watcher = Watcher(progress.begin, progress.rows, _say)
         if spec.backends == ("simulated",):
             if inside:
                 raise SpecError(
                     "backend simulated plays all ranks in one process: start it without a launcher, with -n"
                 )
-            return request.out, jobs.simulate(request, size, watcher)
+            return request.out, simulate(request, size, watcher)
         if inside and asked.topology:
             raise SpecError(
                 f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n"
             )
         if inside or (size == 1 and not asked.topology):
-            jobs.check_libraries(spec.backends)
-            return request.out, jobs.work(request, inside, watcher)
+            check_libraries(spec.backends)
+            return request.out, work(request, inside, watcher)
         return request.out, _start(asked, request, size, watcher, net)
 
 
 def _start(asked: _Asked, request: "Request", size: int, watcher: "Watcher", topology: "Topology | None") -> int:
     """Starts the ranks, on this machine or on the hosts of a lab; returns the exit code."""
-    from commbench import jobs
+    from commbench.jobs.outside import start
+    from commbench.jobs.request import check_libraries
     from commbench.measure.launch import choose
 
     backends = request.spec.backends
     launcher = asked.launcher or choose(backends, {} if topology else os.environ)
     if launcher != "srun":  # srun reaches machines that this one knows nothing about
-        jobs.check_libraries(backends)
+        check_libraries(backends)
     again = ["sweep", asked.spec, *(f"--set={item}" for item in asked.overrides)]
     if not topology:
-        return jobs.start(request, size, launcher, again, watcher)
+        return start(request, size, launcher, again, watcher)
     from commbench.lab.client import lab
 
     with lab(topology) as net:
         net.script()
-        return jobs.start(request, size, launcher, again, watcher, net)
+        return start(request, size, launcher, again, watcher, net)
 
 
 def _say(sentence: str) -> None:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -13,16 +14,21 @@ from click.testing import CliRunner
 
 from commbench import __version__, store
 from commbench.backends.base import BACKENDS
-from commbench.cli import COMMANDS, group
+from commbench.cli import COMMANDS, export, group
 from commbench.collectives import COLLECTIVES, DTYPES, REDOPS
+from commbench.jobs import query
 from commbench.layouts import NAMES
 from commbench.measure import launch, loop
+from commbench.readers import MODULES
+from commbench.records import Part
+from commbench.records.measurement import Kind
 from commbench.report import table
 from commbench.spec import Stop, SweepSpec, Warmup, guess, load, topology
 from commbench.spec.document import TOPOLOGY, shipped
 from commbench.spec.sweep import AXES, REST
 from commbench.spec.values import SETTINGS
-from commbench.stats.rows import rows, spread
+from commbench.stats.rows import rows
+from commbench.stats.spread import spread
 from commbench.world import rollcall
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +40,9 @@ PAGES = sorted(
 )
 EXAMPLES = sorted((ROOT / "results").glob("example-*"))
 # Options of the programs around commbench.
-FOREIGN = {"--nproc-per-node", "--bind-to", "--mpi", "--allow-run-as-root"}
+FOREIGN = {"--nproc-per-node", "--bind-to", "--mpi", "--allow-run-as-root", "--mca", "--export"}
+# Sessions: commands with what they print. They are run.
+SESSIONS = [ROOT / "README.md", ROOT / "docs/import.md"]
 
 
 def name(path: Path) -> str:
@@ -108,6 +116,8 @@ def test_every_option_that_is_named_exists(page: Path) -> None:
     known = {opt for verb in COMMANDS for opt in options(command(verb))} | FOREIGN
     if page.parent.name == "benchmarks":
         known |= set(re.findall(r'"(--[\w-]+)"', "".join(p.read_text("utf-8") for p in page.parent.glob("*.py"))))
+    for script in re.findall(r"`python (benchmarks/\w+\.py)", page.read_text(encoding="utf-8")):
+        known |= set(re.findall(r'"(--[\w-]+)"', (ROOT / script).read_text(encoding="utf-8")))
     if page.name == "CONTRIBUTING.md":
         known |= set(re.findall(r'addoption\("(--[\w-]+)"', (ROOT / "tests/conftest.py").read_text(encoding="utf-8")))
     text = page.read_text(encoding="utf-8")
@@ -132,6 +142,20 @@ def test_a_command_line_is_accepted(where: str, line: str) -> None:
         counts = [int(words[1]) for words in pairwise(launcher) if words[0] in ("-n", "--nproc-per-node")]
         assert guess(spec, parsed["ranks"] or (counts or [2])[0])
         assert spec.launches == 1 or parsed["ranks"], "launches need -n"
+
+
+@pytest.mark.parametrize("page", SESSIONS, ids=name)
+def test_a_session_prints_what_its_page_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of three dots in the page stands for any number of lines."""
+    for room in ("docs", "results"):
+        (tmp_path / room).symlink_to(ROOT / room)
+    monkeypatch.chdir(tmp_path)
+    text = "".join(blocks(page.read_text(encoding="utf-8"), "console"))
+    steps = re.findall(r"^\$ (commbench .*)\n((?:(?!\$ ).*\n)*)", text, re.M)
+    assert steps
+    for line, said in steps:
+        printed = CliRunner().invoke(group, [split(line)[1], *split(line)[2]]).output
+        assert re.fullmatch(re.escape(said).replace(re.escape("...\n"), r"(?:.*\n)*?"), printed), f"{line}\n{printed}"
 
 
 def test_every_way_to_start_is_in_the_readme() -> None:
@@ -189,6 +213,16 @@ def test_the_defaults_in_the_readme() -> None:
     assert f"| max_time {Warmup().max_time:g}s, {spec.deadline:g}s |" in README
     assert f"| {spec.launches}, {spec.order}, {spec.seed} |" in README
     assert f"`min_samples` ({stop.min_samples}) to `max_samples` ({stop.max_samples})" in re.sub(r"\s+", " ", METHOD)
+
+
+# ---- files of other tools ---------------------------------------------------------------------------------
+
+
+def test_everything_that_is_read_and_asked_is_in_the_page_of_import() -> None:
+    text = (ROOT / "docs/import.md").read_text(encoding="utf-8")
+    known = {part.__name__ for part in get_args(Part)} | set(query._TABLES) | set(export._FORMS) | set(get_args(Kind))
+    assert {word for word in known if f"`{word}`" not in text} == set()
+    assert text.count("\n|", text.index("## What is read"), text.index("## What a run becomes")) == 2 + len(MODULES)
 
 
 # ---- the lab ----------------------------------------------------------------------------------------------

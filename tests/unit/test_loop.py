@@ -14,13 +14,14 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
-from commbench import jobs, store
+from commbench import store
 from commbench.backends.base import BACKENDS
 from commbench.backends.simulated import Simulated, SimulatedOp
 from commbench.cli import main
 from commbench.collectives import COLLECTIVES, DTYPES, REDOPS, Check
 from commbench.errors import CommbenchError, FolderError, Unsupported
-from commbench.jobs.request import exit_code
+from commbench.jobs.inside import simulate
+from commbench.jobs.request import Request, Watcher, check, exit_code
 from commbench.layouts import Groups, expand
 from commbench.records import Case, Measurement
 from commbench.spec import cases, load
@@ -63,7 +64,7 @@ def write(path: Path, **fields: object) -> Path:
 
 
 def run(path: Path, out: Path, *overrides: str, size: int = 4, resume: bool = False) -> Ended:
-    request = jobs.Request(
+    request = Request(
         spec=load(str(path), overrides),
         out=out,
         resume=resume,
@@ -72,9 +73,9 @@ def run(path: Path, out: Path, *overrides: str, size: int = 4, resume: bool = Fa
     )
     said: list[str] = []
     told: list[Sequence[Measurement]] = []
-    jobs.check(request, size)
-    watcher = jobs.Watcher(lambda total, expected: None, told.append, said.append)
-    return Ended(jobs.simulate(request, size, watcher), out, said, told)
+    check(request, size)
+    watcher = Watcher(lambda total, expected: None, told.append, said.append)
+    return Ended(simulate(request, size, watcher), out, said, told)
 
 
 class Printed(NamedTuple):

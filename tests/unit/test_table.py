@@ -21,7 +21,8 @@ from commbench.model.wire import beyond, with_limits
 from commbench.records import Case, Fabric, FabricHost, Host, Link, Machine, Measurement, Run
 from commbench.report.table import WIDTH, as_json, csv_lines, table
 from commbench.report.view import figure
-from commbench.stats.rows import Row, rows, spread
+from commbench.stats.rows import Row, rows
+from commbench.stats.spread import spread
 
 SPREADS_SHOWN = 20
 
