@@ -83,7 +83,7 @@ def _one_rank(seen: Evidence) -> Iterator[Finding]:
 
 
 def _above_wire(seen: Evidence) -> Iterator[Finding]:
-    above = [row for row in seen.rows if row.wire_share and row.wire_share > _ABOVE]
+    above = [row for row in seen.rows if row.wire_us and (row.wire_share or 0.0) > _ABOVE]
     limit = _nics_gbps(seen)
     if limit and len(seen.run.machine.hosts) > 1:
         above += [row for row in seen.rows if row.group == "world" and (row.busbw_gbps or 0) > limit * _ABOVE]

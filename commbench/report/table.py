@@ -54,7 +54,7 @@ def table(run: Run, rows: Sequence[Row], spreads: Sequence[Spread], note: str | 
     blocks = alike(rows)
     first = [block[0] for block in blocks]
     about = {name: [one_line(text(row)) for row in first] for name, (text, _) in ABOUT.items()}
-    groups = {"group": [one_line(row.group) for row in rows]}
+    groups = {"group": list(map(one_line, [row.group for row in rows]))}
     varies = [name for name, cells in (about | groups).items() if len(set(cells) - {""}) > 1]
     notes = _notes(rows)
     ranks = group_ranks(run.machine, rows) if "group" in varies else {}
@@ -133,7 +133,8 @@ def _figures(rows: Sequence[Row], blocks: Sequence[Sequence[Row]], ranks: Mappin
         columns["wire%"] = _percents(shares, ["-"] * len(rows))
     columns["wrong"] = ["-" if row.wrong is None else str(row.wrong) for row in rows]
     columns["n"] = [str(row.samples) if row.kind == "samples" else row.kind for row in rows]
-    columns["stopped"] = [one_line(row.stopped or "") if row.status == "ok" else _outcome(row, notes) for row in rows]
+    stopped = {text: one_line(text or "") for text in {row.stopped for row in rows}}
+    columns["stopped"] = [stopped[row.stopped] if row.status == "ok" else _outcome(row, notes) for row in rows]
     return columns
 
 
@@ -149,7 +150,7 @@ def _percents(shares: "NDArray[np.float64]", unknown: list[str]) -> list[str]:
 
 
 def _limited(rows: Iterable[Row]) -> bool:
-    return any(row.wire_share is not None for row in rows)
+    return any(row.wire_us is not None for row in rows)
 
 
 def _outcome(row: Row, notes: _Notes) -> str:

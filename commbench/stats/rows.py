@@ -37,8 +37,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     its interval are pooled launch by launch (see pool_launches). Bandwidths follow from the median. `nbytes`
     is what was moved (where nothing was: what was asked). `between_us` is the standard deviation of the
     launch medians. `slowest` is the rank that was slowest in most samples, `slowest_share` in how many.
-    `wire_us` is the least time that the links of a known fabric allow, `wire_link` the link that sets it
-    (see commbench.model.wire, which fills them in). Where `kind` is not `samples`, another tool told this statistic
+    `groups` is the layout's symbol: `node` of group `node[3]`. `wire_us` is the least time that the links of a
+    known fabric allow, `wire_link` the link that sets it (commbench.model.wire fills them in). Where `kind` is not `samples`, another tool told this statistic
     instead of its samples: `median_us` holds it, without an interval of its own, and of the other statistics only
     those are known that the tool told too.
     """
@@ -75,20 +75,15 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     between_us: float | None
     slowest: int | None
     slowest_share: float | None
+    groups: str
     wire_us: float | None = None
     wire_link: str | None = None
     kind: Kind = "samples"
 
     @property
-    def groups(self) -> str:
-        """The layout's symbol: `node` of group `node[3]`."""
-        return self.group.partition("[")[0]
-
-    @property
     def layout(self) -> str:
         """As `groups`, but the rounds of `pairs` are one layout: only together do they meet every pair."""
-        symbol = self.group.partition("[")[0]
-        return "pairs" if symbol.startswith("pairs/") else symbol
+        return "pairs" if self.groups.startswith("pairs/") else self.groups
 
     @property
     def half_width(self) -> float | None:
@@ -244,7 +239,8 @@ def _facts(
     of: Sequence[int] = told["case"]
     ops = [catalogue(case.op) for case in cases]
     each: dict[str, list[Any]] = {
-        name: [getattr(case, name) for case in cases] for name in ("op", "backend", "dtype", "mode", "in_place", "root")
+        name: [getattr(case, name) for case in cases]
+        for name in ("op", "backend", "dtype", "mode", "groups", "in_place", "root")
     }
     each["redop"] = [c.redop if known.reduces else None for c, known in zip(cases, ops, strict=True)]
     each["settings"] = [dict(case.settings) for case in cases]
