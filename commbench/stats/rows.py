@@ -38,9 +38,9 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     is what was moved (where nothing was: what was asked). `between_us` is the standard deviation of the
     launch medians. `slowest` is the rank that was slowest in most samples, `slowest_share` in how many.
     `groups` is the layout's symbol: `node` of group `node[3]`. `wire_us` is the least time that the links of a
-    known fabric allow, `wire_link` the link that sets it (commbench.model.wire fills them in). Where `kind` is not `samples`, another tool told this statistic
-    instead of its samples: `median_us` holds it, without an interval of its own, and of the other statistics only
-    those are known that the tool told too.
+    known fabric allow, `wire_link` the link that sets it (commbench.model.wire fills them in). Where `kind` is not
+    `samples`, another tool told this statistic instead of its samples: `median_us` holds it, without an interval of
+    its own, and of the other statistics only those are known that the tool told too.
     """
 
     op: str
