@@ -5,13 +5,16 @@ region. Both loops are given the same buffers, counts and communicator.
 """
 
 import ctypes
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
 
+from commbench.backends import mpi_tool
 from commbench.backends.base import python_timer
 from commbench.collectives import COLLECTIVES, DTYPES, POISON, Check, Data, at_page, elements, encode, spans
 from commbench.errors import Unsupported
@@ -31,6 +34,12 @@ _REDOPS = {"sum": MPI.SUM, "prod": MPI.PROD, "min": MPI.MIN, "max": MPI.MAX}
 _TYPES = {"float32": MPI.FLOAT, "float64": MPI.DOUBLE, "int8": MPI.INT8_T, "int32": MPI.INT32_T, "int64": MPI.INT64_T}
 _MAX_COUNT = 2**31 - 1  # the int counts of MPI-3; larger ones need the _c calls of MPI-4
 _TAG = 77
+_KINDS = (
+    (MPI.INT, ctypes.c_int), (MPI.UNSIGNED, ctypes.c_uint), (MPI.LONG, ctypes.c_long), (MPI.DOUBLE, ctypes.c_double),
+    (MPI.UNSIGNED_LONG, ctypes.c_ulong), (MPI.LONG_LONG, ctypes.c_longlong), (MPI.COUNT, ctypes.c_longlong),
+    (MPI.UNSIGNED_LONG_LONG, ctypes.c_ulonglong), (MPI.C_BOOL, ctypes.c_bool),
+)  # fmt: skip
+_SENTENCE = 400  # bytes of a reason that ranks tell each other
 
 
 def _address(name: str) -> int:
@@ -51,6 +60,7 @@ class Mpi:
     def __init__(self, world: "World") -> None:
         self._comm = MPI.COMM_WORLD.Dup()  # never the control channel's communicator
         self._groups: dict[tuple[int, ...], tuple[MPI.Comm, MPI.Comm]] = {}
+        self._tool: mpi_tool.Tool | None = None
         self._rank = world.rank
         self.timer = _cloop.timer() if _cloop else python_timer()
         self.facts = {
@@ -71,16 +81,47 @@ class Mpi:
             # Only the members take part: a dead rank elsewhere cannot block this group.
             self._groups[mine] = (self._comm.Create_group(group), self._comm.Create_group(group, tag=1))
             group.Free()
-        return MpiOp(case, *self._groups[mine])
+        comm, sync = self._groups[mine]
+        return self._tuned(case, comm, sync) if case.settings else MpiOp(case, comm, sync)
+
+    def _tuned(self, case: Case, comm: MPI.Comm, sync: MPI.Comm) -> "MpiOp":
+        """The case on a duplicate made under its settings. Open MPI looks at them there and then, MPICH at each call.
+
+        Raises Unsupported, on all members alike, where they cannot be set or are shown to have no effect.
+        """
+        if self._tool is None:
+            kinds = {MPI._handleof(kind): c for kind, c in _KINDS}
+            self._tool = mpi_tool.Tool(ctypes.CDLL(MPI.__file__), kinds)
+        tool, settings = self._tool, dict(case.settings)
+        values = mpi_tool.wanted(tool, settings, case.op)
+        mpi_tool.suits(tool, settings, comm.size)
+        with tool.turned(values):
+            own = comm.Dup()
+        try:
+            op = MpiOp(case, own, sync, lambda: tool.turned(values))
+            op.prove(tool, settings)
+        except BaseException:
+            own.Free()
+            raise
+        return op
 
     def close(self) -> None:
         self._groups.clear()  # MPI_Finalize frees the communicators
 
 
 class MpiOp:
-    clock = "host"
+    """A prepared collective. `turned`, where given, holds the case's settings, and `comm` is its own to free."""
 
-    def __init__(self, case: Case, comm: MPI.Comm, sync: MPI.Comm) -> None:
+    clock = "host"
+    proof = ""  # what was seen of the settings' effect
+
+    def __init__(
+        self,
+        case: Case,
+        comm: MPI.Comm,
+        sync: MPI.Comm,
+        turned: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
         n, rank = comm.size, comm.rank
         kind = DTYPES[case.dtype]
         collective = COLLECTIVES[case.op]
@@ -106,7 +147,7 @@ class MpiOp:
             raise Unsupported(f"{(send + recv) * kind.itemsize} bytes of buffers do not fit into memory") from None
         self._given_at, self._result_at = _offsets(case, rank, count, send, recv)
         self._in_place, self._root = case.in_place, case.root
-        self._comm, self._sync = comm, sync
+        self._comm, self._sync, self._turned = comm, sync, turned
         name, self._args = self._call(case, count)
         self._function = name
         self._fill()
@@ -148,6 +189,10 @@ class MpiOp:
         }[case.op]
 
     def run(self, samples: int, calls: int) -> "Times":
+        with self._turned() if self._turned else nullcontext():
+            return self._timed(samples, calls)
+
+    def _timed(self, samples: int, calls: int) -> "Times":
         out = np.zeros((1, samples))
         if _cloop:
             _cloop.run(self._call_at, self._args, self._sync_at, self._sync_args, out, calls)
@@ -201,8 +246,90 @@ class MpiOp:
         at = self._result_at
         return [self._data.verify(lambda start, stop: self._recv[at + start : at + stop])]
 
+    def prove(self, tool: mpi_tool.Tool, settings: Mapping[str, str]) -> None:
+        """Sees to it that the settings do what they say, as far as this library lets it be seen; `proof` says how far.
+
+        Raises Unsupported on all members alike: a step that fails on one of them is the last for all.
+        """
+        collective = mpi_tool.THEIRS[self._data.op]
+        steps = (self._served, self._accepted, self._reduced_as)
+        found = [f"{name}={text} read back" for name, text in settings.items()]
+        for step in steps:
+            reason = told = ""
+            try:
+                told = step(tool, settings, collective)
+            except Unsupported as error:
+                reason = str(error)
+            _agree(self._sync, reason)
+            found += [told] if told else []
+        self.proof = "; ".join(found)
+
+    def _served(self, tool: mpi_tool.Tool, settings: Mapping[str, str], collective: str) -> str:
+        """Open MPI: the function that serves the collective on this communicator."""
+        if not any(mpi_tool.about(name)[0] for name in settings):
+            return ""
+        return mpi_tool.evidence(mpi_tool.serving(MPI._handleof(self._comm), collective), settings, collective)
+
+    def _accepted(self, tool: mpi_tool.Tool, settings: Mapping[str, str], collective: str) -> str:
+        """Whether the library takes the call. MPICH would fall back in silence; it is asked to fail instead.
+
+        Not for `smp`: the calls inside it see the same variable, and have to fall back.
+        """
+        strict = mpi_tool.FALLBACK in tool.variables and "smp" not in settings.values()
+        more = {mpi_tool.FALLBACK: tool.value(mpi_tool.FALLBACK, "error")} if strict else {}
+        try:
+            with self._turned() if self._turned else nullcontext(), tool.turned(more):
+                self._python_call()()
+        except MPI.Exception:
+            chosen = ", ".join(f"{name}={text}" for name, text in settings.items())
+            raise Unsupported(f"{chosen}: the MPI library says that this cannot serve the call") from None
+        return "MPICH does not fall back" if strict else ""
+
+    def _reduced_as(self, tool: mpi_tool.Tool, settings: Mapping[str, str], collective: str) -> str:
+        """The partial reductions of one all-reduce, against those of the chosen algorithm.
+
+        The call is made once with an operation of our own that notes its lengths: they are an algorithm's footprint.
+        """
+        chosen = [name for name in settings if re.search(r"(?i)_allreduce(_intra)?_algorithm$", name)]
+        if collective != "allreduce" or not chosen or not self._turned:
+            return ""
+        numbers = {value: name for name, value in tool.variables[chosen[0]].values.items()}
+        algorithm = numbers.get(int(tool.value(chosen[0], settings[chosen[0]])), "")
+        pieces: list[int] = []
+        size, real = self._recv.itemsize, self._redop
+
+        def note(given: Any, result: Any, kind: Any) -> None:
+            pieces.append(len(result) // size)
+
+        spy = MPI.Op.Create(note, commute=True)
+        try:
+            self._redop = spy
+            with self._turned():
+                self._python_call()()
+        finally:
+            self._redop = real
+            spy.Free()
+        comm, count = self._comm, self._data.send_count
+        ran = mpi_tool.pattern(algorithm, comm.size, comm.rank, count, pieces)
+        if ran is False:
+            raise Unsupported(f"{chosen[0]}={algorithm} was set, but another algorithm ran: {count} elements on "
+                              f"{comm.size} ranks were not reduced as by {algorithm}")  # fmt: skip
+        return f"{len(pieces)} partial reductions, those of {algorithm}" if ran else ""
+
     def close(self) -> None:
         self._send = self._recv = np.zeros(0)
+        if self._turned:
+            self._comm.Free()
+
+
+def _agree(comm: MPI.Comm, reason: str) -> None:
+    """Raises Unsupported on every rank with the first rank's reason, if any has one."""
+    mine = np.frombuffer(reason.encode()[:_SENTENCE].ljust(_SENTENCE, b"\0"), np.uint8).copy()
+    everyone = np.zeros((comm.size, _SENTENCE), np.uint8)
+    comm.Allgather(mine, everyone)
+    for told in everyone:
+        if told[0]:
+            raise Unsupported(told.tobytes().rstrip(b"\0").decode(errors="replace"))
 
 
 def _offsets(case: Case, rank: int, count: int, send: int, recv: int) -> tuple[int, int]:

@@ -182,10 +182,35 @@ class Setting(NamedTuple):
     reader: Reader
 
 
-SETTINGS = {"cuda_graph": Setting(("nccl",), flag)}
+def _variable(field: Field) -> str:
+    """A number, true or false, or a name: what the variables of MPI libraries take."""
+    text = field.value if isinstance(field.value, str) else show(field.value)
+    if not re.fullmatch(r"-?[\w.+-]{1,64}", text, re.ASCII):
+        raise field.error(f"{show(field.value)} is no value of a setting; write a number, a name, true or false")
+    return text
+
+
+_MPI = re.compile(r"(coll_|MPIR_CVAR_)\w{1,80}", re.ASCII)
+
+
+class _Settings(dict[str, Setting]):
+    """Our own settings are listed. The control variables of MPI libraries go by their own names, hundreds of them:
+    the library that a case runs on says whether it has one."""
+
+    def __missing__(self, name: str) -> Setting:
+        if not _MPI.fullmatch(name):
+            raise KeyError(name)
+        return Setting(("mpi",), _variable)
+
+    def known(self, names: Collection[str]) -> tuple[str, ...]:
+        """Those listed, and of `names` those that an MPI library may have."""
+        return (*self, *(name for name in names if _MPI.fullmatch(name)))
+
+
+SETTINGS = _Settings({"cuda_graph": Setting(("nccl",), flag)})
 
 
 def settings(field: Field) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    chosen = field.mapping(tuple(SETTINGS))
+    chosen = field.mapping(SETTINGS.known(field.value) if isinstance(field.value, dict) else tuple(SETTINGS))
     found = {name: each(SETTINGS[name].reader)(chosen[name]) for name in sorted(chosen)}
-    return tuple((name, tuple(map(show, values))) for name, values in found.items())
+    return tuple((name, tuple(v if isinstance(v, str) else show(v) for v in values)) for name, values in found.items())

@@ -1,0 +1,126 @@
+"""`commbench emit`: the file that applies a recommendation."""
+
+from pathlib import Path
+
+import click
+
+
+@click.command("emit")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--for", "name", required=True, metavar="TARGET", help="nccl-csv, openmpi, mpich, ddp, ...; see docs.")
+@click.option(
+    "-o", "--out", "path", type=click.Path(path_type=Path), help="The file; by default TARGET's own name, here."
+)
+@click.option(
+    "--ranks", type=click.IntRange(1), help="Ranks of the job that it is for; refused where others were measured."
+)
+@click.option("--hosts", type=click.IntRange(1), help="Hosts of that job.")
+@click.option("--library", type=click.Path(path_type=Path), help="MPICH's libmpi.so, where it is not found.")
+@click.option("--build", is_flag=True, help="With nccl-plugin: build the plugin beside the file.")
+@click.option(
+    "--force", is_flag=True, help="Write it although machine, versions or date differ, or AWS's tuner is in use."
+)
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but the names of the files.")
+def command(
+    folder: Path,
+    name: str,
+    path: Path | None,
+    ranks: int | None,
+    hosts: int | None,
+    library: Path | None,
+    build: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    """Write the recommendation of run DIR as the file that a library or framework reads.
+
+    \b
+    rules    nccl-csv nccl-plugin ncclx rccl openmpi openmpi-json mpich env slurm k8s
+    buckets  ddp fsdp2 deepspeed megatron inductor
+
+    Each file says where it is from, what it is worth, until when, and why each line is there. What is not proven is
+    left out, and outside what was measured the library decides as ever.
+
+    Exit codes: 0 written, or the defaults are best; 2 refused.
+    """
+    import os
+    from datetime import UTC, datetime
+
+    from commbench import emit
+    from commbench.emit import refuse
+    from commbench.errors import SpecError
+    from commbench.records import recommendation as record
+
+    one = emit.target(name)
+    if build and name != "nccl-plugin":
+        raise SpecError(f"--build makes NCCL's plugin; there is nothing to build for {name}")
+    found = record.read(folder)
+    out = (path or Path(one.file)).absolute()
+    if found.keep_default and not (found.rules or found.buckets):
+        stale = f"; delete {out}, which is of an earlier one" if out.exists() else ""
+        click.echo(f"keep the default: {found.keep_default}; nothing is written{stale}")
+        return
+    refuse.ll128(found)
+    if not force:
+        facts, versions = _here()
+        facts |= {key: str(count) for key, count in (("ranks", ranks), ("hosts", hosts)) if count is not None}
+        refuse.other_place(refuse.elsewhere(found, one, facts, versions))
+        refuse.expired(found, datetime.now(UTC).date().isoformat())
+        refuse.aws(name, found, os.environ)
+    if not out.parent.is_dir():
+        raise SpecError(f"{out.parent} is no folder; make it, or name another file with -o")
+    written = emit.emit(found, name, emit.Place(out.parent, out.name, library or _mpich()))
+    for file, text in written.items():
+        _write(out.parent / file, text)
+        click.echo(out.parent / file)
+    if build:
+        from commbench.emit.build import build as compile_plugin
+
+        click.echo(compile_plugin(out.parent))
+    if not quiet:
+        for line in emit.header(found, name)[1:]:
+            click.echo(f"  {line}")
+
+
+def _write(path: Path, text: str) -> None:
+    from commbench import store
+    from commbench.errors import SpecError, StoreError
+
+    try:
+        store.write_atomically(path, text.encode())
+    except StoreError as error:
+        raise SpecError(f"{path} cannot be written ({error.__cause__}); name another file with -o") from error
+
+
+def _here() -> tuple[dict[str, str], dict[str, str]]:
+    """Facts and versions that this machine tells without starting a rank."""
+    from importlib import metadata
+
+    from commbench.measure import probe
+
+    versions: dict[str, str] = {}
+    for library, names in {
+        "torch": ("torch",),
+        "openmpi": ("openmpi",),
+        "mpich": ("mpich",),
+        "nccl": ("nvidia-nccl-cu13", "nvidia-nccl-cu12"),
+    }.items():
+        for name in names:
+            try:
+                versions.setdefault(library, metadata.version(name))
+            except metadata.PackageNotFoundError:
+                continue
+    return probe.facts(), versions
+
+
+def _mpich() -> Path | None:
+    """MPICH's library beside its mpichversion, or in this environment."""
+    import shutil
+    import sys
+
+    tool = shutil.which("mpichversion")
+    for root in ([Path(tool).resolve().parent.parent] if tool else []) + [Path(sys.prefix)]:
+        found = sorted((root / "lib").glob("libmpi.so.12*"))
+        if found:
+            return found[0]
+    return None

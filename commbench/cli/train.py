@@ -1,0 +1,178 @@
+"""`commbench train`: the reference training job. Inside a launch it is a rank, without one it starts the ranks."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from commbench.cli import fail
+from commbench.errors import CommbenchError, SpecError
+
+if TYPE_CHECKING:
+    from commbench.jobs.train import TrainRequest
+    from commbench.training.record import Trained
+    from commbench.world.discover import Place
+
+_LISTEN = 2.0  # seconds in which rank 0 speaks
+
+
+@click.command("train")
+@click.argument("spec")
+@click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks.")
+@click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the place.")
+@click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; default: results/NAME-UTC.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec, as in layers=12."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--quiet", is_flag=True, help="No result; errors only.")
+@click.option("--seed", type=click.IntRange(0), help="Same as --set seed=...")
+@click.option("--started", is_flag=True, hidden=True, help="Set in ranks that commbench started.")
+def command(
+    spec: str,
+    ranks: int | None,
+    launcher: str | None,
+    topology: str | None,
+    out: Path | None,
+    overrides: Sequence[str],
+    as_json: bool,
+    quiet: bool,
+    seed: int | None,
+    started: bool,
+) -> NoReturn:
+    """Train the small model of SPEC on Python's own sources: a YAML file, or the name of a shipped training spec."""
+    from commbench.world.discover import discover
+
+    place = discover(os.environ)
+    if place and place.size > 1:
+        from commbench.measure.launch import die_with_parent
+
+        die_with_parent()
+    first = place is None or place.rank == 0
+    if seed is not None:
+        overrides = [*overrides, f"seed={seed}"]
+    try:
+        request = _request(spec, overrides, out)
+        code = _train(request, place, ranks, launcher, topology, [spec, *(f"--set={item}" for item in overrides)])
+    except CommbenchError as error:
+        if not first:  # rank 0 meets the same mistake and says so, before the launcher ends them all
+            time.sleep(_LISTEN)
+            sys.exit(error.exit_code)
+        fail(error)
+    except KeyboardInterrupt:
+        raise click.Abort from None
+    if first and not started and not (quiet and not as_json):
+        _show(request.out, as_json)
+    sys.exit(code)
+
+
+def _request(source: str, overrides: Sequence[str], out: Path | None) -> "TrainRequest":
+    from commbench.jobs.train import TrainRequest
+    from commbench.spec.train import load
+
+    spec = load(source, overrides)
+    now = datetime.now(timezone.utc)
+    folder = out or Path("results") / f"{spec.name}-{now:%Y%m%dT%H%M%SZ}"
+    return TrainRequest(spec, folder, now.isoformat(timespec="seconds"), ("commbench", *sys.argv[1:]))
+
+
+def _train(
+    request: "TrainRequest",
+    place: "Place | None",
+    ranks: int | None,
+    launcher: str | None,
+    topology: str | None,
+    arguments: Sequence[str],
+) -> int:
+    from commbench.jobs.train import check, start, work
+    from commbench.measure.launch import choose
+    from commbench.spec.topology import load
+
+    inside = place if place and not (ranks and place.size == 1) else None
+    if inside and ranks and ranks != inside.size:
+        raise SpecError(f"-n {ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
+    if inside and topology:
+        raise SpecError(f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n")
+    if not inside and not ranks:
+        name = arguments[0]
+        raise SpecError(f"how many ranks? commbench train {name} -n 2, or mpirun -n 2 commbench train {name}")
+    net = load(topology) if topology else None
+    if not inside or inside.rank == 0:  # another rank could find what this one writes a moment later
+        check(request)
+    if inside or (ranks == 1 and net is None):
+        return work(request, inside, _say)
+    assert ranks is not None
+    chosen = launcher or choose((request.spec.backend,), {} if net else os.environ)
+    again = ["train", *arguments, "--started"]
+    if net is None:
+        return start(request, ranks, chosen, again, _say)
+    from commbench.lab.client import lab
+
+    with lab(net) as hosts:
+        hosts.script()
+        return start(request, ranks, chosen, again, _say, hosts)
+
+
+def _say(sentence: str) -> None:
+    click.echo(f"commbench: {sentence}", err=True)
+
+
+def _show(folder: Path, as_json: bool) -> None:
+    from commbench.jobs.train import read
+
+    trained = read(folder)
+    if as_json:
+        import msgspec
+
+        click.echo(msgspec.json.encode(trained).decode())
+        return
+    for line in _lines(trained):
+        click.echo(line)
+    click.echo(f"# folder: {folder}")
+
+
+def _lines(trained: "Trained") -> Sequence[str]:
+    """The result in words; the slowest rank's medians."""
+    from commbench.units import format_time
+
+    slowest, spec = max(trained.ranks, key=lambda rank: rank.seconds), trained.spec
+    total = sum(rank.tokens_per_s for rank in trained.ranks)
+    nbytes = sum(gradient.nbytes for gradient in trained.gradients)
+    first, last = (
+        "no number" if loss is None else f"{loss:.4f}"
+        for loss in (trained.ranks[0].first_loss, trained.ranks[0].last_loss)
+    )
+    lines = [
+        f"{spec['model']}, {trained.parameters:,} parameters in {len(trained.gradients)} tensors "
+        f"({nbytes / 1e6:.1f} MB of gradients), {spec['parallel']} over {spec['backend']}, {len(trained.ranks)} ranks",
+        f"step      {format_time(slowest.seconds)}, {total:,.0f} tokens/s (median of {spec['steps'] - spec['warmup']})",
+        f"parts     forward {format_time(slowest.forward_s)}, backward {format_time(slowest.backward_s)}, "
+        f"optimizer {format_time(slowest.optimizer_s)}",
+        f"loss      {first} at the first step of rank 0, {last} at the last",
+    ]
+    if slowest.alone:
+        more = slowest.backward_s - slowest.alone.backward_s
+        lines.append(
+            f"alone     backward {format_time(slowest.alone.backward_s)} when nothing is sent; with communication "
+            f"{'+' if more >= 0 else '-'}{format_time(abs(more))}"
+        )
+    if slowest.exposed_s is not None:
+        lines.append(
+            f"exposed   {format_time(slowest.exposed_s)} from the last gradient to the end of the backward pass"
+        )
+    else:
+        lines.append(f"exposed   not measured: {trained.exposed}")
+    applied = ", ".join(f"{key}={value}" for key, value in trained.applied.items()) or "defaults"
+    state = {True: "in effect", False: f"NOT in effect: {trained.unproved}", None: f"unproved: {trained.unproved}"}
+    lines.append(f"settings  {applied} (from {trained.origin}): {state[trained.in_effect]}")
+    if trained.buckets:
+        sizes = ", ".join(f"{size / 1e6:.3g}" for size in trained.buckets[:12])
+        rest = f" and {len(trained.buckets) - 12} more" if len(trained.buckets) > 12 else ""
+        lines.append(f"buckets   {len(trained.buckets)}: {sizes}{rest} MB")
+    return lines

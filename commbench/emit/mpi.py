@@ -1,0 +1,105 @@
+"""Rules files of Open MPI: the classic one (4.1 to 5.0) and JSON (6.0).
+
+Classic, by coll_tuned_dynamic_file.c: number of collectives; for each its id and its number of communicator sizes; for
+each size its number of rules; for each rule bytes, algorithm, fan in and out, segment. The nearest lower key counts, so
+a size above and below what was measured gets a rule of its own: algorithm 0, which is Open MPI's own decision.
+"""
+
+import json
+from itertools import groupby
+
+from commbench.emit.target import Line, Place, only, rules_for, why
+from commbench.errors import SpecError
+from commbench.records.recommendation import Recommendation, Rule
+
+# op -> (name in variables, id in the file, name in JSON). commbench's reduce_scatter is MPI_Reduce_scatter_block.
+COLLECTIVES = {
+    "all_gather": ("allgather", 0, "allgather"),
+    "all_reduce": ("allreduce", 2, "allreduce"),
+    "all_to_all": ("alltoall", 3, "alltoall"),
+    "broadcast": ("bcast", 7, "bcast"),
+    "gather": ("gather", 9, "gather"),
+    "reduce": ("reduce", 11, "reduce"),
+    "reduce_scatter": ("reduce_scatter_block", 13, "reducescatterblock"),
+    "scatter": ("scatter", 15, "scatter"),
+}
+# What must be set for the file to be read at all; it is no part of a rule.
+SWITCHES = ("coll_tuned_use_dynamic_rules", "coll_han_priority")
+_DEFAULT = (0, 0, 0)
+
+
+def choice(rule: Rule, form: str) -> tuple[int, int, int]:
+    """(algorithm, fan in and out, segment size in bytes) of a rule."""
+    if rule.op not in COLLECTIVES:
+        raise SpecError(f"{form} has no {rule.op}; it knows {', '.join(COLLECTIVES)}")
+    base = f"coll_tuned_{COLLECTIVES[rule.op][0]}_algorithm"
+    names = (base, f"{base}_tree_fanout", f"{base}_chain_fanout", f"{base}_segmentsize")
+    settings = only(rule, (*names, *SWITCHES), form)
+    algorithm, tree, chain, segment = (settings.get(name, "0") for name in names)
+    if not algorithm.isdigit() or algorithm == "0":
+        raise SpecError(f"{form} needs the algorithm as a number; {base} is {algorithm!r} for {rule.op}")
+    if tree != "0" and chain != "0" and tree != chain:
+        raise SpecError(f"{form} has one fan in and out; {rule.op} has {tree} for trees and {chain} for chains")
+    return int(algorithm), int(tree) or int(chain), int(segment)
+
+
+def spans(rules: list[Rule], form: str) -> list[tuple[int, tuple[int, int, int], str]]:
+    """(from how many bytes, what, why): the rules of one op and number of ranks, with the default in the gaps."""
+    found: list[tuple[int, tuple[int, int, int], str]] = []
+    at = 0
+    for rule in rules:
+        if rule.min_bytes > at:
+            found.append((at, _DEFAULT, "not measured, or the default is best"))
+        found.append((rule.min_bytes, choice(rule, form), why(rule)))
+        at = rule.max_bytes + 1
+    return [*found, (at, _DEFAULT, "larger than what was measured")]
+
+
+def _grouped(recommendation: Recommendation) -> list[tuple[str, dict[int, list[Rule]]]]:
+    rules = rules_for(recommendation, "openmpi")
+    if len({(rule.op, rule.ranks, rule.nodes) for rule in rules}) > len({(rule.op, rule.ranks) for rule in rules}):
+        raise SpecError("Open MPI's rules know no number of hosts, and the recommendation has rules for several")
+    return [
+        (op, {ranks: list(those) for ranks, those in groupby(some, key=lambda rule: rule.ranks)})
+        for op, some in ((op, list(group)) for op, group in groupby(rules, key=lambda rule: rule.op))
+    ]
+
+
+def classic(recommendation: Recommendation, _: Place) -> list[Line]:
+    """The text file. Key 1 is there because in some releases the first key stands for smaller communicators too."""
+    grouped = _grouped(recommendation)
+    lines = [Line(str(len(grouped)), "number of collectives")]
+    for op, by_ranks in grouped:
+        name, number, _json = COLLECTIVES[op]
+        keys: dict[int, list[tuple[int, tuple[int, int, int], str]]] = {1: [(0, _DEFAULT, "not measured")]}
+        for ranks, rules in by_ranks.items():
+            keys[ranks] = spans(rules, "the rules file")
+            keys.setdefault(ranks + 1, [(0, _DEFAULT, "not measured")])
+        lines += [Line(str(number), f"MPI_{name.capitalize()}"), Line(str(len(keys)), "numbers of ranks that follow")]
+        for ranks in sorted(keys):
+            lines.append(Line(str(ranks), "ranks, and more up to the next number"))
+            lines.append(Line(str(len(keys[ranks])), "rules that follow: bytes algorithm fan segment"))
+            lines += [Line(f"{size} {' '.join(map(str, what))}", reason) for size, what, reason in keys[ranks]]
+    return lines
+
+
+def document(recommendation: Recommendation, _: Place) -> list[Line]:
+    """JSON, version 3. A rule that does not match leaves Open MPI's own decision, so the gaps need none."""
+    reasons: list[Line] = []
+    collectives = {}
+    for op, by_ranks in _grouped(recommendation):
+        sets = []
+        for ranks, rules in by_ranks.items():
+            rows = []
+            for rule in rules:
+                algorithm, fan, segment = choice(rule, "the rules file")
+                row = {"msg_size_min": rule.min_bytes, "msg_size_max": rule.max_bytes, "alg": algorithm}
+                row |= {"faninout": fan} if fan else {}
+                row |= {"seg_size": segment} if segment else {}
+                rows.append(row)
+                reasons.append(Line("", why(rule)))
+            sizes = {"comm_size_min": ranks, "comm_size_max": ranks}
+            sets.append({**sizes, "comm_rank_distribution": "any", "rules": rows})
+        collectives[COLLECTIVES[op][2]] = sets
+    text = json.dumps({"rule_file_version": 3, "module": "tuned", "collectives": collectives}, indent=2)
+    return [*(Line(line) for line in text.splitlines()), *reasons]

@@ -1,0 +1,132 @@
+"""Environment variables: for a shell, for Slurm, for Kubernetes.
+
+A variable holds for all sizes. So what was chosen for some sizes goes into the library's own rules file, and the
+variables only switch it on; a setting that has no place there is a variable only where every rule agrees on it.
+"""
+
+import json
+import shlex
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from commbench.emit import mpi, mpich, nccl
+from commbench.emit.target import Line, Place, library_of, proven
+from commbench.errors import SpecError
+from commbench.records.recommendation import Recommendation, Rule
+
+FILES = {"openmpi": "openmpi-rules.conf", "mpich": "mpich-tuning.json", "nccl": "nccl-tuner.csv"}
+PLUGIN = "libnccl-tuner-commbench.so"
+
+
+class Variable(NamedTuple):
+    name: str
+    value: str
+    why: str
+
+
+def files(recommendation: Recommendation) -> list[str]:
+    """The targets whose files the variables point at."""
+    target = {"openmpi": "openmpi", "mpich": "mpich", "nccl": "nccl-csv"}
+    return [target[library] for library in _libraries(recommendation) if _scoped(recommendation, library)]
+
+
+def _libraries(recommendation: Recommendation) -> list[str]:
+    names = {library_of(name) for rule in filter(proven, recommendation.rules) for name, _ in rule.settings}
+    return [library for library in FILES if library in names]
+
+
+def _scoped(recommendation: Recommendation, library: str) -> bool:
+    """Whether a library has rules that hold for some sizes: an algorithm, a protocol."""
+    marks = {"openmpi": "coll_tuned_", "mpich": "_INTRA_ALGORITHM", "nccl": "NCCL_ALGO"}
+    return any(marks[library] in name for rule in filter(proven, recommendation.rules) for name, _ in rule.settings)
+
+
+def variables(recommendation: Recommendation, folder: PurePosixPath) -> list[Variable]:
+    """What to set; `folder` is where the job finds the rules files. SpecError where a variable would reach too far."""
+    rules = [rule for rule in recommendation.rules if proven(rule)]
+    found: list[Variable] = []
+    for library in _libraries(recommendation):
+        own = [rule for rule in rules if any(library_of(name) == library for name, _ in rule.settings)]
+        if _scoped(recommendation, library):
+            found += _switches(library, recommendation, own, folder)
+        else:
+            found += _agreed(library, own)
+    if not found:
+        raise SpecError(f"nothing to set: {recommendation.keep_default or 'no proven rule has a variable'}")
+    return found
+
+
+def _switches(library: str, recommendation: Recommendation, rules: list[Rule], folder: PurePosixPath) -> list[Variable]:
+    path = str(folder / FILES[library])
+    if library == "openmpi":
+        found = [
+            Variable("OMPI_MCA_coll_tuned_use_dynamic_rules", "1", "without it no rules file is read"),
+            Variable(
+                "OMPI_MCA_coll_tuned_dynamic_rules_filename", path, "a file that is not there is not complained of"
+            ),
+        ]
+        if recommendation.machine.get("hosts", "1") != "1":
+            why = "over several hosts han comes before tuned (Open MPI 5), and the rules would not be asked"
+            found.append(Variable("OMPI_MCA_coll_han_priority", "0", why))
+        return found
+    if library == "mpich":
+        names = sorted({mpich.COLLECTIVES[rule.op].name.upper() for rule in rules if rule.op in mpich.COLLECTIVES})
+        return [
+            Variable(
+                "MPIR_CVAR_COLL_SELECTION_TUNING_JSON_FILE", path, "all decisions, of which some are the measured ones"
+            ),
+            Variable("MPIR_CVAR_DEVICE_COLLECTIVES", "percoll", "the device's own choice comes first otherwise"),
+            *(
+                Variable(f"MPIR_CVAR_{name}_DEVICE_COLLECTIVE", "0", "this one is decided by the file")
+                for name in names
+            ),
+        ]
+    return [
+        Variable("NCCL_TUNER_PLUGIN", str(folder / PLUGIN), "commbench emit --for nccl-plugin --build makes it"),
+        Variable("NCCL_TUNER_CONFIG_FILE", path, "rules by size; NCCL decides where there is none"),
+    ]
+
+
+def _agreed(library: str, rules: list[Rule]) -> list[Variable]:
+    prefix = "OMPI_MCA_" if library == "openmpi" else ""
+    found = []
+    for name in dict.fromkeys(name for rule in rules for name, _ in rule.settings):
+        values = {dict(rule.settings).get(name) for rule in rules}
+        if len(values) > 1:
+            raise SpecError(
+                f"{name} differs between sizes ({', '.join(sorted(map(str, values)))}), and a variable holds for all"
+            )
+        sizes = f"{min(rule.min_bytes for rule in rules)} to {max(rule.max_bytes for rule in rules)} bytes"
+        full = name if name.startswith(prefix) else prefix + name
+        found.append(Variable(full, dict(rules[0].settings)[name], f"measured at {sizes}; it holds for all"))
+    return found
+
+
+def shell(recommendation: Recommendation, place: Place) -> list[Line]:
+    """`source` it before the launcher; with Open MPI's mpirun the variables reach all ranks."""
+    made = variables(recommendation, PurePosixPath(place.folder))
+    return [Line(f"export {one.name}={shlex.quote(one.value)}", one.why) for one in made]
+
+
+def slurm(recommendation: Recommendation, place: Place) -> list[Line]:
+    """Lines for a batch script: srun hands the environment of the script to the ranks."""
+    return [*shell(recommendation, place), Line("export SLURM_EXPORT_ENV=ALL", "srun then passes the lines above on")]
+
+
+def kubernetes(recommendation: Recommendation, place: Place) -> list[Line]:
+    """A ConfigMap for envFrom, and one with the files, to be mounted at /etc/commbench."""
+    made = variables(recommendation, PurePosixPath("/etc/commbench"))
+    lines = [
+        Line(text) for text in ("apiVersion: v1", "kind: ConfigMap", "metadata:", "  name: commbench-env", "data:")
+    ]
+    lines += [Line(f"  {one.name}: {json.dumps(one.value)}", one.why) for one in made]
+    writers = {"openmpi": mpi.classic, "mpich": mpich.document, "nccl-csv": nccl.csv}
+    if wanted := files(recommendation):
+        head = ("---", "apiVersion: v1", "kind: ConfigMap", "metadata:", "  name: commbench-files", "data:")
+        lines += [Line(text) for text in head]
+    for target in wanted:
+        text = "\n".join(line.text for line in writers[target](recommendation, place) if line.text)
+        lines.append(
+            Line(f"  {FILES[target.removesuffix('-csv')]}: {json.dumps(text + chr(10))}", "mount at /etc/commbench")
+        )
+    return lines

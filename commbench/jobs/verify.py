@@ -1,0 +1,301 @@
+"""`commbench verify`: restarts of the user's own job with and without a recommendation, in random order, judged."""
+
+import contextlib
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from commbench.emit import emit
+from commbench.emit import variables as emitted
+from commbench.emit.build import build
+from commbench.emit.target import Place, library_of, proven
+from commbench.errors import FolderError, SpecError, StoreError
+from commbench.measure import probe, trial
+from commbench.records import Host, Machine
+from commbench.records import recommendation as records
+from commbench.records.recommendation import Recommendation
+from commbench.stats.trials import MIN_ROUNDS, SIDES, Judgement, Restart, Side, judge
+from commbench.store import write_atomically
+from commbench.units import format_time
+
+FORMAT = 1
+NAME = "verify.json"
+PATH = "COMMBENCH_RECOMMENDATION"  # what commbench.ddp_kwargs() reads
+_FEWEST = 2 * MIN_ROUNDS  # starts of an honest comparison
+_PATIENCE = 2.0  # seconds without a sign of life, at least, before a start hangs
+_SLOW = 3.0  # a start that takes so many times the slowest before it hangs
+_SPARE = 10.0  # seconds added to that
+
+
+class Request(NamedTuple):
+    """What to verify, and how. `folder` holds recommendation.json; `created` names the folder of the restarts."""
+
+    folder: Path
+    argv: tuple[str, ...]
+    created: str
+    rounds: int = 5
+    skip: int = 5
+    pattern: trial.Pattern | None = None
+    budget: float = 600.0
+    min_effect: float = 0.01
+    confidence: float = 0.95
+    seed: int = 0
+    force: bool = False
+
+
+class Verification(msgspec.Struct, frozen=True, kw_only=True):
+    """verify.json. `restarts_in`: the folder with each restart's output and steps. `spent_seconds`: all of it."""
+
+    format: int = FORMAT
+    created: str
+    command: tuple[str, ...]
+    settings: dict[str, str]
+    recommendation_sha256: str
+    seed: int
+    rounds: int
+    skip_steps: int
+    min_effect: float
+    confidence: float
+    spent_seconds: float
+    restarts_in: str
+    verdict: str
+    code: int
+    judgement: Judgement
+    restarts: tuple[Restart, ...]
+    notes: tuple[str, ...] = ()
+
+
+Told = Callable[[Restart], None]
+
+
+def verify(request: Request, told: Told, environment: Mapping[str, str]) -> Verification:
+    """Runs the job as often as the budget allows, judges, writes verify.json.
+
+    SpecError, FolderError: there is nothing to run, or it must not be run here. LaunchError: the job cannot be started.
+    """
+    recommendation = records.read(request.folder)
+    gains = [*map(proven, recommendation.rules), *(plan.gain_low > 0 for plan in recommendation.buckets)]
+    if recommendation.keep_default or not any(gains):
+        reason = recommendation.keep_default or "no rule and no bucket plan in it has a gain above zero"
+        return _write(request, recommendation, {}, [], 0.0, Judgement(void=f"nothing to verify: {reason}"), ())
+    notes = _fits(request, recommendation)
+    plan = any(one.gain_low > 0 for one in recommendation.buckets)
+    settings = variables(recommendation, _restarts_in(request))
+    notes += _beside(settings, environment)
+    if settings:
+        write_files(recommendation, _restarts_in(request), request.argv[0])
+    if plan:
+        settings[PATH] = str((request.folder / records.NAME).absolute())
+    began = time.monotonic()
+    restarts, short = _restarts(request, recommendation, settings, environment, told)
+    judgement = judge(
+        restarts,
+        settings,
+        plan=plan,
+        skip=request.skip,
+        min_effect=request.min_effect,
+        confidence=request.confidence,
+    )
+    if short:
+        notes.append(short)
+        if judgement.void and not any(one.why for one in restarts):
+            judgement = msgspec.structs.replace(judgement, void=short)
+    return _write(request, recommendation, settings, restarts, time.monotonic() - began, judgement, tuple(notes))
+
+
+def variables(recommendation: Recommendation, folder: Path) -> dict[str, str]:
+    """Variables that make a job use the rules, with the files that they point at in `folder` (`write_files`).
+
+    SpecError where the rules cannot be set from outside.
+    """
+    rules = [rule for rule in recommendation.rules if proven(rule)]
+    for rule in rules:
+        if foreign := [name for name, _ in rule.settings if not library_of(name)]:
+            raise SpecError(f"{foreign[0]} ({rule.op}): no variable sets it in a job that is not commbench's")
+    return {one.name: one.value for one in emitted.variables(recommendation, folder.absolute())} if rules else {}
+
+
+def write_files(recommendation: Recommendation, folder: Path, program: str) -> None:
+    """What holds for some sizes only, as files of the libraries. `program` is the launcher beside which an MPICH lies.
+
+    SpecError, MissingLibrary, LaunchError: a file cannot be made. StoreError: `folder` cannot be written.
+    """
+    place = folder.absolute()
+    files = emit(recommendation, "env", Place(place, "environment.sh", _mpich(program)))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror}; the restarts are kept there") from None
+    for name, text in files.items():
+        write_atomically(place / name, text.encode())
+    if "nccl-csv" in emitted.files(recommendation):
+        build(place)
+
+
+def _mpich(program: str) -> Path | None:
+    """The library of the launcher that the job is started with; None where it is not MPICH's."""
+    path = shutil.which(program)
+    roots = [Path(path).parent.parent, Path(path).resolve().parent.parent] if path else []
+    return next((lib for root in roots for lib in sorted((root / "lib").glob("libmpi.so.12*"))), None)
+
+
+def _fits(request: Request, recommendation: Recommendation) -> list[str]:
+    """Refuses another machine or library version, with the facts that differ; with --force they become notes."""
+    here = Machine(
+        hosts=(Host(name="here"),), host_of=(0,), launcher="", facts=probe.facts(), fabric=probe.fabric(os.environ)
+    )
+    facts = {name: value for name, value in records.facts_of(here).items() if name not in _OF_THE_JOB}
+    differ = [*records.differences(recommendation.machine, facts)]
+    differ += records.differences(recommendation.versions, _installed(recommendation.versions))
+    if differ and not request.force:
+        raise FolderError(
+            f"{request.folder} was made elsewhere: {'; '.join(map(str, differ))}. Run commbench tune here, or try it "
+            "with --force: what follows then says nothing about the gain that was measured there"
+        )
+    notes = [f"forced: {one}" for one in differ]
+    if recommendation.expires and recommendation.expires < request.created:
+        notes.append(f"the recommendation expired on {recommendation.expires[:10]}")
+    return notes
+
+
+_DISTRIBUTIONS = {"nccl": ("nvidia-nccl-cu13", "nvidia-nccl-cu12")}
+_OF_THE_JOB = ("ranks", "hosts", "ranks_per_host")  # known when it runs
+
+
+def _installed(names: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name in names:
+        for distribution in _DISTRIBUTIONS.get(name, (name,)):
+            with contextlib.suppress(metadata.PackageNotFoundError):  # not known here: not compared
+                found[name] = metadata.version(distribution)
+    return found
+
+
+def _beside(settings: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
+    """The default side is the environment as it is: what of the recommendation is in it already?"""
+    own = {name: environment[name] for name in settings if name in environment}
+    same = [f"{name}={value}" for name, value in own.items() if settings[name] == value]
+    if same:
+        raise SpecError(f"{', '.join(same)} is set here already, so both sides would be alike; unset it and try again")
+    return [f"the default side keeps {name}={value} of this environment" for name, value in own.items()]
+
+
+def _restarts(
+    request: Request,
+    recommendation: Recommendation,
+    settings: Mapping[str, str],
+    environment: Mapping[str, str],
+    told: Told,
+) -> tuple[list[Restart], str]:
+    """(the restarts, why there are fewer than asked for). A round in which a start fails is the last."""
+    base = {name: value for name, value in environment.items() if name != PATH}
+    folder = _restarts_in(request)
+    done: list[Restart] = []
+    began = time.monotonic()
+    for index, order in enumerate(orders(request.rounds, request.seed)):
+        if done and not _room(done, request.budget - (time.monotonic() - began)):
+            return done, _too_short(done, request)
+        for side in order:
+            slowest = max((one.wall_seconds for one in done), default=request.budget)
+            wanted = trial.Wanted(
+                side=side,
+                round=index,
+                argv=request.argv,
+                environment=base | (dict(settings) if side == "recommended" else {}),
+                watched=tuple(settings),
+                folder=folder / f"{index + 1:02d}-{side}",
+                pattern=request.pattern,
+            )
+            limits = trial.Limits(
+                deadline=min(request.budget, _SLOW * slowest + _SPARE),
+                patience=max(_PATIENCE, request.budget / _FEWEST),
+            )
+            one = trial.restart(wanted, limits)
+            done.append(one)
+            told(one)
+            _ranks(recommendation, one, request.force)
+            if not one.why and len(done) == 1 and one.wall_seconds * _FEWEST > request.budget:
+                return done, _too_short(done, request)
+        if any(one.why for one in done):
+            break
+    return done, ""
+
+
+def orders(rounds: int, seed: int) -> list[tuple[Side, Side]]:
+    """Which side begins each round: each in half of the rounds, shuffled."""
+    found: list[tuple[Side, Side]] = [(SIDES[k % 2], SIDES[1 - k % 2]) for k in range(rounds)]
+    chance = random.Random(seed)
+    if rounds % 2 and chance.random() < 0.5:
+        found[-1] = found[-1][::-1]
+    chance.shuffle(found)
+    return found
+
+
+def _room(done: Sequence[Restart], left: float) -> bool:
+    return 2 * max(one.wall_seconds for one in done[-4:]) <= left
+
+
+def _too_short(done: Sequence[Restart], request: Request) -> str:
+    slowest = max(one.wall_seconds for one in done)
+    rounds = len(done) // 2
+    if rounds >= MIN_ROUNDS:
+        return f"--budget {format_time(request.budget)} was enough for {rounds} of {request.rounds} rounds"
+    least = slowest * _FEWEST * 1.1
+    return (
+        f"--budget {format_time(request.budget)} is too small: one start takes {format_time(slowest)}, and the least "
+        f"honest comparison ({MIN_ROUNDS} rounds of two starts) {format_time(least)}"
+    )
+
+
+def _ranks(recommendation: Recommendation, one: Restart, force: bool) -> None:
+    """Raises FolderError where the job has another number of ranks than was measured."""
+    measured = {rule.ranks for rule in recommendation.rules} | {plan.ranks for plan in recommendation.buckets}
+    if one.world is not None and one.world not in measured and not force:
+        told = " and ".join(map(str, sorted(measured)))
+        raise FolderError(
+            f"the job has {one.world} ranks, the recommendation was measured with {told}; --force tries it all the same"
+        )
+
+
+def _write(
+    request: Request,
+    recommendation: Recommendation,
+    settings: Mapping[str, str],
+    restarts: Sequence[Restart],
+    spent: float,
+    judgement: Judgement,
+    notes: Sequence[str],
+) -> Verification:
+    found = Verification(
+        created=request.created,
+        command=request.argv,
+        settings=dict(settings),
+        recommendation_sha256=recommendation.data_sha256,
+        seed=request.seed,
+        rounds=request.rounds,
+        skip_steps=request.skip,
+        min_effect=request.min_effect,
+        confidence=request.confidence,
+        spent_seconds=round(spent, 3),
+        restarts_in=str(_restarts_in(request)) if restarts else "",
+        verdict=judgement.verdict,
+        code=judgement.code,
+        judgement=judgement,
+        restarts=tuple(restarts),
+        notes=tuple(notes),
+    )
+    write_atomically(request.folder / NAME, msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
+    return found
+
+
+def _restarts_in(request: Request) -> Path:
+    """One folder a verification, named by its date."""
+    stamp = "".join(c for c in request.created.replace("+00:00", "Z") if c.isalnum())
+    return request.folder / f"verify-{stamp}"
