@@ -35,9 +35,9 @@ def _text(path: Path, form: str, expect: str | None) -> str:
     if (path / "run.json").exists():
         run = store.load_run(path)
         if run.origin is None:  # one measurement after another: it may be a large run
-            who = form != "table"
-            run, measurements = store.stream(path, Measurement if who else Unattributed)
-            return _one(Loaded(run, [], store.load_parts(path)), tabulate(run, measurements, who=who), form, expect)
+            brief = form == "table"
+            run, measurements = store.stream(path, Unattributed if brief else Measurement)
+            return _one(Loaded(run, [], store.load_parts(path)), tabulate(run, measurements, brief=brief), form, expect)
     loaded = load_runs(path)
     if len(loaded) > 1 and form != "table":
         names = ", ".join(one.where or one.run.name for one in loaded)
