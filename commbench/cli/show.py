@@ -33,10 +33,9 @@ def _text(path: Path, form: str, expect: str | None) -> str:
     from commbench.stats.rows import Unattributed
 
     if (path / "run.json").exists():
-        run = store.load_run(path)
+        brief = form == "table"
+        run, measurements = store.stream(path, Unattributed if brief else Measurement)
         if run.origin is None:  # one measurement after another: it may be a large run
-            brief = form == "table"
-            run, measurements = store.stream(path, Unattributed if brief else Measurement)
             return _one(Loaded(run, [], store.load_parts(path)), tabulate(run, measurements, brief=brief), form, expect)
     loaded = load_runs(path)
     if len(loaded) > 1 and form != "table":
