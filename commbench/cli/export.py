@@ -45,12 +45,11 @@ def _nccl_tests(runs: "list[Loaded]", path: Path) -> bytes:
     from commbench.jobs.runs import tabulate
     from commbench.report import nccl_tests
 
-    found = [(loaded.run, tabulate(loaded.run, loaded.measurements)) for loaded in runs]
-    count = sum(len(nccl_tests.tables(some)) for _, some in found)
-    if not count:
+    each = [(one.run, table) for one in runs for table in nccl_tests.tables(tabulate(one.run, one.measurements))]
+    if not each:
         raise SpecError("no row here has a place in nccl-tests' format: it knows throughput mode only")
     if path.suffix == ".txt":
-        return "".join(f"{line}\n" for run, some in found for line in nccl_tests.text(run, some)).encode()
-    if count > 1:
-        raise SpecError(f"nccl-tests' JSON holds one table, here are {count}; write them as text: -o {path.stem}.txt")
-    return nccl_tests.document(*next(pair for pair in found if nccl_tests.tables(pair[1])))
+        return "".join(f"{line}\n" for run, table in each for line in nccl_tests.text(run, table)).encode()
+    if len(each) > 1:
+        raise SpecError(f"nccl-tests' JSON holds one table, here are {len(each)}: write text, -o {path.stem}.txt")
+    return nccl_tests.document(*each[0])

@@ -33,11 +33,10 @@ def _text(path: Path, form: str, expect: str | None) -> str:
     from commbench.stats.rows import Unattributed
 
     if (path / "run.json").exists():
-        run = store.load_run(path)
+        brief = form == "table"
+        run, measurements = store.stream(path, Unattributed if brief else Measurement)
         if run.origin is None:  # one measurement after another: it may be a large run
-            who = form != "table"
-            run, measurements = store.stream(path, Measurement if who else Unattributed)
-            return _one(Loaded(run, [], store.load_parts(path)), tabulate(run, measurements, who=who), form, expect)
+            return _one(Loaded(run, [], store.load_parts(path)), tabulate(run, measurements, brief=brief), form, expect)
     loaded = load_runs(path)
     if len(loaded) > 1 and form != "table":
         names = ", ".join(one.where or one.run.name for one in loaded)

@@ -36,9 +36,9 @@ class Gathered(NamedTuple):
     refused: list[ReadError]
 
 
-def tabulate(run: Run, measurements: Iterable[Measurement], *, who: bool = True) -> list[Row]:
+def tabulate(run: Run, measurements: Iterable[Measurement], *, brief: bool = False) -> list[Row]:
     """The rows of a run, with the limits of its network where that is known."""
-    found = rows(measurements, run.confidence, who=who)
+    found = rows(measurements, run.confidence, brief=brief)
     return wire.with_limits(found, run.machine) if run.machine.fabric is not None else found
 
 

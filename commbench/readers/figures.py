@@ -60,6 +60,26 @@ def whole(text: str) -> int | None:
     return int(text) if len(text) < 17 and text.isascii() and text.isdigit() and int(text) <= LARGEST else None
 
 
+# What OSU and Intel's MPI benchmarks call the collectives, in small letters.
+MPI_COLLECTIVES = {
+    "allreduce": "all_reduce",
+    "allgather": "all_gather",
+    "allgatherv": "all_gather_v",
+    "alltoall": "all_to_all",
+    "alltoallv": "all_to_all_v",
+    "bcast": "broadcast",
+    "reduce": "reduce",
+    "reduce_scatter": "reduce_scatter",
+    "reduce_scatter_block": "reduce_scatter",
+    "gather": "gather",
+    "gatherv": "gather_v",
+    "scatter": "scatter",
+    "scatterv": "scatter_v",
+    "barrier": "barrier",
+}
+BLOCKS = ("all_gather", "all_to_all", "gather", "scatter")  # and their variants: one rank's block is printed
+
+
 def nbytes_of(text: str) -> int | str:
     """The size in a row, or what is wrong with it. An empty message has a latency, and is a row."""
     size = whole(text)

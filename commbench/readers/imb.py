@@ -15,7 +15,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from commbench.readers.base import Found, Reader
-from commbench.readers.figures import LARGEST, Launches, dtype, meant, nbytes_of, number, sane, sized, stripped, whole
+from commbench.readers.figures import (
+    BLOCKS,
+    LARGEST,
+    MPI_COLLECTIVES,
+    Launches,
+    dtype,
+    meant,
+    nbytes_of,
+    number,
+    sane,
+    sized,
+    stripped,
+    whole,
+)
 from commbench.readers.source import Problem, Source
 from commbench.records import Case, Measurement
 
@@ -31,23 +44,6 @@ _ABOUT = re.compile(
 _UPDATE = re.compile(r"(\d{4})(?:\.(\d+)| Update (\d+))?")
 _MOST_ROWS = 2**16
 
-_COLLECTIVES = {
-    "allreduce": "all_reduce",
-    "allgather": "all_gather",
-    "allgatherv": "all_gather_v",
-    "alltoall": "all_to_all",
-    "alltoallv": "all_to_all_v",
-    "bcast": "broadcast",
-    "reduce": "reduce",
-    "reduce_scatter": "reduce_scatter",
-    "reduce_scatter_block": "reduce_scatter",
-    "gather": "gather",
-    "gatherv": "gather_v",
-    "scatter": "scatter",
-    "scatterv": "scatter_v",
-    "barrier": "barrier",
-}
-_BLOCKS = ("all_gather", "all_to_all", "gather", "scatter")
 _SIZELESS = ("barrier", "ibarrier", "open_close", "barriermt")
 _TWO_WAYS = ("biband",)
 _MAIN = ("t_avg[usec]", "t[usec]", "t_ovrl[usec]", "t_pure[usec]")
@@ -157,10 +153,10 @@ class _Benchmark:
     def case(self, size: int) -> tuple[Case, int]:
         """The question that a row of this size answers, and its bytes."""
         name = self.name.lower()
-        op = _COLLECTIVES.get(name, f"imb.{name}")
+        op = MPI_COLLECTIVES.get(name, f"imb.{name}")
         settings: tuple[tuple[str, str], ...] = ()
         nbytes = size
-        if op.removesuffix("_v") in _BLOCKS or name == "reduce_scatter_block":
+        if op.removesuffix("_v") in BLOCKS or name == "reduce_scatter_block":
             nbytes, settings = sized(size, self.ranks)
         elif op == "reduce_scatter":
             total = _whole_vector(self.program.version)

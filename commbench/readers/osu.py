@@ -20,7 +20,19 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from commbench.readers.base import Found, Reader
-from commbench.readers.figures import LARGEST, Launches, dtype, meant, nbytes_of, number, sane, sized, stripped
+from commbench.readers.figures import (
+    BLOCKS,
+    LARGEST,
+    MPI_COLLECTIVES,
+    Launches,
+    dtype,
+    meant,
+    nbytes_of,
+    number,
+    sane,
+    sized,
+    stripped,
+)
 from commbench.readers.launched import Before, flux
 from commbench.readers.source import Problem, Source
 from commbench.records import Case, Measurement
@@ -37,24 +49,7 @@ _INIT = re.compile(r"nprocs: (\d{1,9}), min: (\d{1,12}) ms, max: (\d{1,12}) ms, 
 _ACCELERATOR = re.compile(r"-(CUDA|OPENACC|ROCM|MANAGED|SYCL|HIP)\b", re.IGNORECASE)
 _MOST_ROWS = 2**16  # of one Found; a longer table goes on in the next
 
-_COLLECTIVES = {
-    "allreduce": "all_reduce",
-    "allgather": "all_gather",
-    "allgatherv": "all_gather_v",
-    "alltoall": "all_to_all",
-    "alltoallv": "all_to_all_v",
-    "alltoallw": "all_to_all_w",
-    "bcast": "broadcast",
-    "reduce": "reduce",
-    "reduce_scatter": "reduce_scatter",
-    "reduce_scatter_block": "reduce_scatter",
-    "gather": "gather",
-    "gatherv": "gather_v",
-    "scatter": "scatter",
-    "scatterv": "scatter_v",
-    "barrier": "barrier",
-}
-_BLOCKS = ("all_gather", "all_to_all", "gather", "scatter")  # and their variants: one rank's block is printed
+_COLLECTIVES = MPI_COLLECTIVES | {"alltoallw": "all_to_all_w"}
 _OTHERS = {"mbw_message_rate": "mbw_mr", "multi_latency": "multi_lat", "multi_threaded_latency": "latency_mt"}
 _OTHERS |= {"multi_process_latency": "latency_mp"}
 _BACKENDS = {"MPI": "mpi", "NCCL": "nccl", "RCCL": "rccl", "OpenSHMEM": "openshmem", "UPC": "upc", "UPCXX": "upcxx"}
@@ -266,7 +261,7 @@ class _Run:
         )
 
     def blocks(self, size: int | None) -> bool:
-        return size is not None and self.test.op.removesuffix("_v").removesuffix("_w") in _BLOCKS
+        return size is not None and self.test.op.removesuffix("_v").removesuffix("_w") in BLOCKS
 
     def measurement(
         self,

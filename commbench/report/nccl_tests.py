@@ -5,7 +5,7 @@ each series. What was not measured (a placement, the check) is `N/A`. Layout: nc
 the JSON.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +22,7 @@ _PROGRAMS = {
     "scatter": "scatter", "send_recv": "sendrecv",
 }  # fmt: skip
 _BYTES = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {"f8e4m3": 1, "f8e5m2": 1, "uint8": 1}
-_PLACEMENTS = (("out_of_place", False), ("in_place", True))
+_PLACEMENTS = ("out_of_place", "in_place")
 
 
 class Table(NamedTuple):
@@ -48,27 +48,26 @@ def tables(rows: Iterable[Row]) -> list[Table]:
     ]
 
 
-def text(run: Run, rows: Iterable[Row]) -> Iterator[str]:
-    """Lines of one table after another."""
-    for table in tables(rows):
-        yield from _head(run, table)
-        rates = []
-        for line in table.lines:
-            row = line[0] or line[1]
-            assert row is not None
-            cells = [_placement(one) for one in line]
-            rates += [rate for one in line if one and (rate := _rates(one)[1]) is not None]
-            redop, root = row.redop or "none", row.root if COLLECTIVES[row.op].rooted else -1
-            yield (
-                f"{row.nbytes:12d}  {_count(row):12d}  {_TYPES.get(row.dtype, row.dtype):>8s}  {redop:>6s}  {root:6d}"
-                f"  {'  '.join(cells)}"
-            )
-        wrong = sum(one.wrong or 0 for line in table.lines for one in line if one)
-        yield f"# Out of bounds values : {wrong} {'FAILED' if wrong else 'OK'}"
-        yield f"# Avg bus bandwidth    : {sum(rates) / len(rates):g}" if rates else "# Avg bus bandwidth    : N/A"
-        yield "#"
-        yield f"# Collective test concluded: {_PROGRAMS[table.row.op]}_perf"
-        yield ""
+def text(run: Run, table: Table) -> Iterator[str]:
+    """The lines of one table."""
+    yield from _head(run, table)
+    rates = []
+    for line in table.lines:
+        row = line[0] or line[1]
+        assert row is not None
+        cells = [_placement(one) for one in line]
+        rates += [rate for one in line if one and (rate := _rates(one)[1]) is not None]
+        redop, root = row.redop or "none", row.root if COLLECTIVES[row.op].rooted else -1
+        yield (
+            f"{row.nbytes:12d}  {_count(row):12d}  {_TYPES.get(row.dtype, row.dtype):>8s}  {redop:>6s}  {root:6d}"
+            f"  {'  '.join(cells)}"
+        )
+    wrong = sum(one.wrong or 0 for line in table.lines for one in line if one)
+    yield f"# Out of bounds values : {wrong} {'FAILED' if wrong else 'OK'}"
+    yield f"# Avg bus bandwidth    : {sum(rates) / len(rates):g}" if rates else "# Avg bus bandwidth    : N/A"
+    yield "#"
+    yield f"# Collective test concluded: {_PROGRAMS[table.row.op]}_perf"
+    yield ""
 
 
 def _head(run: Run, table: Table) -> Iterator[str]:
@@ -114,20 +113,19 @@ def _six(value: float | None) -> str:
     return f"{'N/A':>6s}" if value is None else f"{value:6.2f}" if value < 1e3 else f"{value:6.1f}"
 
 
-def document(run: Run, rows: Iterable[Row]) -> bytes:
-    """The JSON of `-J`, for one series. `rows` hold one; see `tables`."""
-    found = tables(rows)
-    results = [_result(line) for table in found for line in table.lines]
-    wrong = [placed["nwrong"] for one in results for name, _ in _PLACEMENTS if (placed := one[name])]
-    rates = [placed["bus_bw"] for one in results for name, _ in _PLACEMENTS if (placed := one[name])]
+def document(run: Run, table: Table) -> bytes:
+    """The JSON of `-J`, which holds one table."""
+    results = [_result(line) for line in table.lines]
+    wrong = [placed["nwrong"] for one in results for name in _PLACEMENTS if (placed := one[name])]
+    rates = [placed["bus_bw"] for one in results for name in _PLACEMENTS if (placed := one[name])]
     known = [rate for rate in rates if rate is not None]
     told = {
         "version": 3,
         "start_time": run.created,
-        "args": [f"{_PROGRAMS[found[0].row.op]}_perf"] if found else [],
+        "args": [f"{_PROGRAMS[table.row.op]}_perf"],
         "env": [],
         "nccl_version": run.machine.facts.get("nccl"),
-        "config": _config(run, found),
+        "config": _config(run, table),
         "results": results,
         "out_of_bounds": {
             "count": sum(filter(None, wrong)),
@@ -141,15 +139,15 @@ def document(run: Run, rows: Iterable[Row]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(told))
 
 
-def _config(run: Run, found: Sequence[Table]) -> dict[str, Any]:
-    sizes = [one.nbytes for table in found for line in table.lines for one in line if one]
+def _config(run: Run, table: Table) -> dict[str, Any]:
+    sizes = [one.nbytes for line in table.lines for one in line if one]
     machine = run.machine
     devices = [
         {"rank": rank, "group": 0, "hostname": machine.hosts[host].name} for rank, host in enumerate(machine.host_of)
     ]
     told: dict[str, Any] = {"nthreads": 1, "ngpus": 1}
-    told |= {"minimum_bytes": min(sizes, default=None), "maximum_bytes": max(sizes, default=None)}
-    calls = found[0].row.samples if found and found[0].row.kind == "samples" else None
+    told |= {"minimum_bytes": min(sizes), "maximum_bytes": max(sizes)}
+    calls = table.row.samples if table.row.kind == "samples" else None
     return told | {"iterations": calls, "devices": devices}
 
 
@@ -163,7 +161,7 @@ def _result(line: tuple[Row | None, Row | None]) -> dict[str, Any]:
         "redop": row.redop or "none",
         "root": str(row.root if COLLECTIVES[row.op].rooted else -1),
     }
-    for (name, _), one in zip(_PLACEMENTS, line, strict=True):
+    for name, one in zip(_PLACEMENTS, line, strict=True):
         algbw, busbw = _rates(one) if one else (None, None)
         measured = {"time": one.mean_us, "alg_bw": algbw, "bus_bw": busbw, "nwrong": one.wrong} if one else None
         told[name] = measured

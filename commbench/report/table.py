@@ -8,7 +8,7 @@ Cells are made column by column, not row by row: it is how 100,000 rows take hal
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -175,8 +175,9 @@ def _make_room(columns: _Columns, widths: dict[str, int]) -> list[str]:
 def _aligned(columns: _Columns, widths: Mapping[str, int]) -> Iterator[str]:
     """The titles, then the lines."""
     form = "  ".join(f"%{'-' * (title in _LEFT)}{width}s" for title, width in widths.items())
-    yield (form % tuple(columns)).rstrip()
-    yield from map(str.rstrip, map(form.__mod__, zip(*columns.values(), strict=True)))
+    lines = [tuple(columns), *zip(*columns.values(), strict=True)]
+    # One formatting of all cells takes half the time of one a line.
+    yield from map(str.rstrip, ("\n".join([form] * len(lines)) % tuple(chain.from_iterable(lines))).split("\n"))
 
 
 def _blocks(lines: Iterator[str], blocks: Sequence[Sequence[Row]], titles: Sequence[str]) -> Iterator[str]:

@@ -109,11 +109,11 @@ _ANSWER = ("group", "launch", "ranks", "nbytes", "status", "why", "clock", "wron
 _BLOCK = 64  # measurements taken apart together: twice as fast as one by one, and few enough for the cache
 
 
-def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: bool = True) -> list[Row]:
+def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, brief: bool = False) -> list[Row]:
     """The rows of a run, without control measurements; of several answers to one question the last counts.
 
-    Each measurement is read once and not kept, so an iterator over a journal needs little memory. With
-    `who` false the rank that was slowest is not looked for: the text table does not tell it.
+    Each measurement is read once and not kept, so an iterator over a journal needs little memory. `brief` works out
+    what the text table tells, and leaves out the tails, the minimum, the mean, and who was slowest.
     """
     numbers: dict[Case, int] = {}
     told: dict[str, list[Any]] = {name: [] for name in ("case", *_ANSWER)}  # the case by its number
@@ -127,7 +127,7 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: 
             told[name] += map(attrgetter(name), block)
         times.add([m.seconds for m in block])
         skews.add([m.skew for m in block])
-        slowest.add([m.slowest if who else () for m in block])
+        slowest.add([() if brief else m.slowest for m in block])
     if not numbers:
         return []
     cases = list(numbers)
@@ -136,7 +136,7 @@ def rows(measurements: Iterable[Measurement], confidence: float = 0.95, *, who: 
     pooled = _pooled(told, order, starts, launches.counts > 0)
     skew, last = skews.in_order(order).joined(starts), slowest.in_order(order).joined(starts)
     alone = np.array(pooled["ranks"]) == 1  # nobody to be slower than
-    columns = _times(launches, starts, confidence) | _who(skew, last, alone)
+    columns = _times(launches, starts, confidence, brief) | _who(skew, last, alone)
     columns |= _facts(cases, pooled, columns["median_us"], columns["samples"])
     if foreign:
         _as_told(columns, [foreign.get(k) for k in order[starts].tolist()], pooled["kind"])
@@ -302,11 +302,14 @@ def _known(column: "Floats") -> list[float | None]:
     return values
 
 
-def _times(each: Ordered, starts: "NDArray[np.intp]", confidence: float) -> dict[str, Sequence[Any]]:
+def _times(
+    each: Ordered, starts: "NDArray[np.intp]", confidence: float, brief: bool = False
+) -> dict[str, Sequence[Any]]:
     """The columns about time: launch by launch, then pooled."""
     whole = each.joined(starts)
     out = np.full((8, len(starts)), np.nan)  # median, low, high, between, min, p95, p99, mean
-    out[4:] = whole.summary(4, _order_statistics)
+    if not brief:
+        out[4:] = whole.summary(4, _order_statistics)
     sampled = each.counts > 0
     launches = np.add.reduceat(sampled.astype(np.int64), starts)
     first = np.cumsum(launches) - launches
@@ -316,10 +319,12 @@ def _times(each: Ordered, starts: "NDArray[np.intp]", confidence: float) -> dict
         medians, lows, highs = estimates[:, first[members][:, None] + np.arange(count)]
         out[:4, members] = pool_launches(medians, lows, highs, confidence)
     names = ("median_us", "ci_low_us", "ci_high_us", "between_us", "min_us", "p95_us", "p99_us", "mean_us")
+    unknown: dict[str, Sequence[Any]] = {name: [None] * len(starts) for name in names}
+    told = names[:3] if brief else names
     return {
         "launches": launches.tolist(),
         "samples": whole.counts.tolist(),
-        **{name: _known(_us(column)) for name, column in zip(names, out, strict=True)},
+        **(unknown | {name: _known(_us(column)) for name, column in zip(told, out, strict=False)}),
     }
 
 

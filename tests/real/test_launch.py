@@ -63,7 +63,7 @@ import atexit, os, pathlib
 from commbench.cli import main
 def tell():
     names = [task.joinpath("comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()]
-    os.write(2, f"left: {' '.join(names)}\n".encode())  # in one piece: both ranks write to the same pipe
+    os.write(2, f"left: {' '.join(names)}\\n".encode())  # in one piece: both ranks write to the same pipe
 atexit.register(tell)
 main()
 """

