@@ -7,9 +7,10 @@ setup(
     package_dir={"commbench.sweeps": "sweeps"},
     package_data={
         "commbench": ["py.typed", "data/*.csv"],
+        "commbench.emit": ["plugin/*.c", "plugin/*.h"],
         "commbench.knobs": ["*.csv"],
         "commbench.report.html": ["*.j2", "*.css", "*.js"],
-        "commbench.sweeps": ["*.yaml", "lab/*.yaml"],
+        "commbench.sweeps": ["*.yaml", "lab/*.yaml", "tuning/*.yaml"],
     },
     # optional: without a compiler the Python loop serves, and every run says which one timed it.
     ext_modules=[

@@ -91,7 +91,7 @@ def searched(op: str, ranks: int, library: str, seed: int, same: bool = False) -
     began = time.perf_counter()
     while asked := search.ask():
         for case in asked:
-            rows.append(net.trial(case))
+            rows += search.numbered([net.trial(case)])
             search.tell(rows[-1:])
     rules = find(rows, {op: race})
     every = len(race) * len(SIZES)

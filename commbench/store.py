@@ -3,6 +3,7 @@
 Format history
   1  a line is {"crc":"xxxxxxxx", then the Measurement's fields}; crc is CRC-32 of the line with the crc removed
   2  a Measurement may have `kind` and `told`, a Run an `origin`; parts.json: what another tool's file told beside
+  3  a Measurement may have `proof`
 
 A line is fsynced before the next case is measured. After a crash the last line may be torn: it is dropped. A
 damaged line in the middle is an error, because data that was once safe has changed. Only one process writes
@@ -25,7 +26,7 @@ import msgspec
 from commbench.errors import FolderError, StoreError
 from commbench.records import Case, Measurement, Part, Run
 
-FORMAT = 2
+FORMAT = 3
 _HEAD = len(b'{"crc":"01234567",')
 _decode = msgspec.json.Decoder(Measurement).decode
 _LOCK_PATIENCE = 10.0  # seconds in which the ranks of a killed run disappear

@@ -25,6 +25,7 @@ class Op(Protocol):
     """
 
     clock: Clock
+    proof: str  # what was seen of the effect of the case's settings; "" where it has none
 
     def run(self, samples: int, calls: int) -> "Times":
         """`samples` times: synchronise the group, then `calls` calls back to back.

@@ -51,6 +51,7 @@ class Simulated:
 
 class SimulatedOp:
     clock = "simulated"
+    proof = ""
 
     def __init__(
         self,

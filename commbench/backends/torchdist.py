@@ -167,6 +167,8 @@ def _refuse(name: str, case: Case) -> None:
 
 
 class TorchOp:
+    proof = ""
+
     def __init__(self, backend: TorchBackend, case: Case, mine: tuple[int, ...], group: Any, sync: Any) -> None:
         self._backend, self._case, self._members = backend, case, mine
         self._group, self._sync = group, sync

@@ -61,15 +61,22 @@ def command(
         click.echo(f"keep the default: {found.keep_default}; nothing is written{stale}")
         return
     refuse.ll128(found)
-    if not force:
-        facts, versions = _here()
-        facts |= {key: str(count) for key, count in (("ranks", ranks), ("hosts", hosts)) if count is not None}
-        refuse.other_place(refuse.elsewhere(found, one, facts, versions))
-        refuse.expired(found, datetime.now(UTC).date().isoformat())
-        refuse.aws(name, found, os.environ)
+    facts, versions = _here()
+    facts |= {key: str(count) for key, count in (("ranks", ranks), ("hosts", hosts)) if count is not None}
+    for check in (
+        lambda: refuse.other_place(refuse.elsewhere(found, one, facts, versions)),
+        lambda: refuse.expired(found, datetime.now(UTC).date().isoformat()),
+        lambda: refuse.aws(name, found, os.environ),
+    ):
+        try:
+            check()
+        except SpecError as reason:
+            if not force:
+                raise
+            click.echo(f"commbench: forced: {reason}", err=True)
     if not out.parent.is_dir():
         raise SpecError(f"{out.parent} is no folder; make it, or name another file with -o")
-    written = emit.emit(found, name, emit.Place(out.parent, out.name, library or _mpich()))
+    written = emit.emit(found, name, emit.Place(out.parent, out.name, library or emit.mpich.installed()))
     for file, text in written.items():
         _write(out.parent / file, text)
         click.echo(out.parent / file)
@@ -89,7 +96,7 @@ def _write(path: Path, text: str) -> None:
     try:
         store.write_atomically(path, text.encode())
     except StoreError as error:
-        raise SpecError(f"{path} cannot be written ({error.__cause__}); name another file with -o") from error
+        raise SpecError(f"{path} cannot be written ({getattr(error.__cause__, "strerror", error)}); name another file with -o") from error
 
 
 def _here() -> tuple[dict[str, str], dict[str, str]]:
@@ -111,16 +118,3 @@ def _here() -> tuple[dict[str, str], dict[str, str]]:
             except metadata.PackageNotFoundError:
                 continue
     return probe.facts(), versions
-
-
-def _mpich() -> Path | None:
-    """MPICH's library beside its mpichversion, or in this environment."""
-    import shutil
-    import sys
-
-    tool = shutil.which("mpichversion")
-    for root in ([Path(tool).resolve().parent.parent] if tool else []) + [Path(sys.prefix)]:
-        found = sorted((root / "lib").glob("libmpi.so.12*"))
-        if found:
-            return found[0]
-    return None

@@ -14,16 +14,18 @@ def command(name: str | None) -> None:
     """List the shipped specs and lab topologies with their first comment line, or print the one called NAME."""
     from pathlib import Path
 
-    from commbench.spec.document import SPEC, TOPOLOGY, find, shipped
+    from commbench.spec.document import SPEC, TOPOLOGY, TUNING, find, shipped
 
     if name:
-        kind = TOPOLOGY if name in shipped(TOPOLOGY) and name not in shipped() else SPEC
+        kind = next((one for one in (SPEC, TOPOLOGY, TUNING) if name in shipped(one)), SPEC)
         click.echo(Path(find(name, kind)).read_text(encoding="utf-8"), nl=False)
         return
     click.echo("specs, for commbench sweep SPEC")
     _list(SPEC)
     click.echo("\nlab topologies, for commbench sweep SPEC --lab TOPOLOGY and commbench lab run TOPOLOGY")
     _list(TOPOLOGY)
+    click.echo("\nfor commbench tune SPEC, and those of a model for commbench train SPEC")
+    _list(TUNING)
 
 
 def _list(kind: "Kind") -> None:

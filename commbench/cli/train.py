@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from commbench.world.discover import Place
 
 _LISTEN = 2.0  # seconds in which rank 0 speaks
+_SEED, _STEPS = "COMMBENCH_SEED", "COMMBENCH_STEPS"
 
 
 @click.command("train")
@@ -26,7 +27,9 @@ _LISTEN = 2.0  # seconds in which rank 0 speaks
 @click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks.")
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the place.")
 @click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the result; default: results/NAME-UTC.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder of the result; default: $COMMBENCH_STEPS, or results/NAME-UTC."
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec, as in layers=12."
 )
@@ -46,7 +49,10 @@ def command(
     seed: int | None,
     started: bool,
 ) -> NoReturn:
-    """Train the small model of SPEC on Python's own sources: a YAML file, or the name of a shipped training spec."""
+    """Train the small model of SPEC on Python's own sources: a YAML file, or the name of a shipped training spec.
+
+    What commbench verify sets is obeyed: COMMBENCH_RECOMMENDATION, COMMBENCH_STEPS, COMMBENCH_SEED.
+    """
     from commbench.world.discover import discover
 
     place = discover(os.environ)
@@ -55,9 +61,8 @@ def command(
 
         die_with_parent()
     first = place is None or place.rank == 0
-    if seed is not None:
-        overrides = [*overrides, f"seed={seed}"]
     try:
+        overrides = [*overrides, *_seed(seed)]
         request = _request(spec, overrides, out)
         code = _train(request, place, ranks, launcher, topology, [spec, *(f"--set={item}" for item in overrides)])
     except CommbenchError as error:
@@ -72,13 +77,21 @@ def command(
     sys.exit(code)
 
 
+def _seed(asked: int | None) -> list[str]:
+    """Overrides of the seed. The environment's comes last and counts: verify gives each round its own."""
+    told = os.environ.get(_SEED)
+    if told is not None and not (told.isascii() and told.isdigit()):
+        raise SpecError(f"{_SEED}={told!r} is no seed; it must be a whole number from 0")
+    return [f"seed={chosen}" for chosen in (asked, told) if chosen is not None]
+
+
 def _request(source: str, overrides: Sequence[str], out: Path | None) -> "TrainRequest":
     from commbench.jobs.train import TrainRequest
     from commbench.spec.train import load
 
     spec = load(source, overrides)
     now = datetime.now(timezone.utc)
-    folder = out or Path("results") / f"{spec.name}-{now:%Y%m%dT%H%M%SZ}"
+    folder = out or Path(os.environ.get(_STEPS) or Path("results") / f"{spec.name}-{now:%Y%m%dT%H%M%SZ}")
     return TrainRequest(spec, folder, now.isoformat(timespec="seconds"), ("commbench", *sys.argv[1:]))
 
 
@@ -104,7 +117,7 @@ def _train(
         raise SpecError(f"how many ranks? commbench train {name} -n 2, or mpirun -n 2 commbench train {name}")
     net = load(topology) if topology else None
     if not inside or inside.rank == 0:  # another rank could find what this one writes a moment later
-        check(request)
+        check(request, None if inside else ranks)
     if inside or (ranks == 1 and net is None):
         return work(request, inside, _say)
     assert ranks is not None

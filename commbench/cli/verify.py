@@ -55,7 +55,7 @@ def _time(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option(
     "--confidence", callback=_share, default="95%", show_default=True, help="That neither verdict, speed or loss, errs."
 )
-@click.option("--force", is_flag=True, help="Also on another machine, rank count or library version.")
+@click.option("--force", is_flag=True, help="Also on another machine, rank count or version: nobody measured a gain there.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the order of restarts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--quiet", is_flag=True, help="No line for each restart.")

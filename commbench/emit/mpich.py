@@ -8,6 +8,8 @@ is not there when the file fills its last page.
 
 import json
 import re
+import shutil
+import sys
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -86,6 +88,18 @@ COLLECTIVES = {
         {"binomial": (), "reduce_scatter_gather": ("enough", "builtin"), "smp": ("commutative", "parent")},
     ),
 }  # fmt: skip
+
+
+def installed(program: str = "mpichversion") -> Path | None:
+    """The library beside a program (a launcher), beside mpichversion, or in this Python's environment."""
+    found = [Path(path) for name in (program, "mpichversion") if (path := shutil.which(name))]
+    roots = [root for path in found for root in (path.parent.parent, path.resolve().parent.parent)]
+    places = ("lib/libmpi.so.12*", "lib64/libmpi.so.12*", "lib/*/libmpich.so.12*")  # a wheel's, conda's, Debian's
+    for root in [*roots, Path(sys.prefix)]:
+        for place in places:
+            if libraries := sorted(root.glob(place)):
+                return libraries[0]
+    return None
 
 
 def builtin(library: Path) -> tuple[Tree, bytes]:

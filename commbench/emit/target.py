@@ -61,6 +61,11 @@ def proven(rule: Rule) -> bool:
     return bool(rule.settings) and rule.gain_low > 0
 
 
+def plain(rule: Rule) -> dict[str, str]:
+    """Its settings; Open MPI's as its tool interface calls them, without the environment's OMPI_MCA_."""
+    return {name.removeprefix("OMPI_MCA_"): value for name, value in rule.settings}
+
+
 def rules_for(recommendation: Recommendation, library: str) -> list[Rule]:
     """The proven rules of one library, by op, ranks and size. SpecError where none is there, or two contradict."""
     found = [rule for rule in recommendation.rules if any(library_of(name) == library for name, _ in rule.settings)]
@@ -116,10 +121,10 @@ def share(value: float, low: float, high: float) -> str:
 
 def only(rule: Rule, known: Sequence[str], form: str) -> dict[str, str]:
     """The settings of a rule. SpecError names one that the form has no place for."""
-    settings = dict(rule.settings)
+    settings = plain(rule)
     if foreign := [name for name in settings if name not in known]:
         raise SpecError(
             f"{form} has no place for {foreign[0]}={settings[foreign[0]]} ({rule.op}, {rule.min_bytes} to "
-            f"{rule.max_bytes} bytes); without it the gain is not what was measured. Try --for env"
+            f"{rule.max_bytes} bytes); without it the gain is not what was measured: tune again without it"
         )
     return settings

@@ -9,8 +9,9 @@ import shlex
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from commbench.backends.mpi_tool import implied
 from commbench.emit import mpi, mpich, nccl
-from commbench.emit.target import Line, Place, library_of, proven
+from commbench.emit.target import Line, Place, library_of, plain, proven
 from commbench.errors import SpecError
 from commbench.records.recommendation import Recommendation, Rule
 
@@ -37,7 +38,7 @@ def _libraries(recommendation: Recommendation) -> list[str]:
 
 def _scoped(recommendation: Recommendation, library: str) -> bool:
     """Whether a library has rules that hold for some sizes: an algorithm, a protocol."""
-    marks = {"openmpi": "coll_tuned_", "mpich": "_INTRA_ALGORITHM", "nccl": "NCCL_ALGO"}
+    marks = {"openmpi": "_algorithm", "mpich": "_INTRA_ALGORITHM", "nccl": "NCCL_ALGO"}
     return any(marks[library] in name for rule in filter(proven, recommendation.rules) for name, _ in rule.settings)
 
 
@@ -50,45 +51,50 @@ def variables(recommendation: Recommendation, folder: PurePosixPath) -> list[Var
         if _scoped(recommendation, library):
             found += _switches(library, recommendation, own, folder)
         else:
-            found += _agreed(library, own)
+            found += _agreed(own)
     if not found:
         raise SpecError(f"nothing to set: {recommendation.keep_default or 'no proven rule has a variable'}")
     return found
 
 
 def _switches(library: str, recommendation: Recommendation, rules: list[Rule], folder: PurePosixPath) -> list[Variable]:
+    """What makes the library read its rules file, and obey it."""
     path = str(folder / FILES[library])
-    if library == "openmpi":
-        found = [
-            Variable("OMPI_MCA_coll_tuned_use_dynamic_rules", "1", "without it no rules file is read"),
-            Variable(
-                "OMPI_MCA_coll_tuned_dynamic_rules_filename", path, "a file that is not there is not complained of"
-            ),
-        ]
-        if recommendation.machine.get("hosts", "1") != "1":
-            why = "over several hosts han comes before tuned (Open MPI 5), and the rules would not be asked"
-            found.append(Variable("OMPI_MCA_coll_han_priority", "0", why))
-        return found
-    if library == "mpich":
-        names = sorted({mpich.COLLECTIVES[rule.op].name.upper() for rule in rules if rule.op in mpich.COLLECTIVES})
+    if library == "nccl":
         return [
-            Variable(
-                "MPIR_CVAR_COLL_SELECTION_TUNING_JSON_FILE", path, "all decisions, of which some are the measured ones"
-            ),
-            Variable("MPIR_CVAR_DEVICE_COLLECTIVES", "percoll", "the device's own choice comes first otherwise"),
-            *(
-                Variable(f"MPIR_CVAR_{name}_DEVICE_COLLECTIVE", "0", "this one is decided by the file")
-                for name in names
-            ),
+            Variable("NCCL_TUNER_PLUGIN", str(folder / PLUGIN), "commbench emit --for nccl-plugin --build makes it"),
+            Variable("NCCL_TUNER_CONFIG_FILE", path, "rules by size; NCCL decides where there is none"),
         ]
-    return [
-        Variable("NCCL_TUNER_PLUGIN", str(folder / PLUGIN), "commbench emit --for nccl-plugin --build makes it"),
-        Variable("NCCL_TUNER_CONFIG_FILE", path, "rules by size; NCCL decides where there is none"),
-    ]
+    if library == "openmpi":
+        read = Variable(
+            "OMPI_MCA_coll_tuned_dynamic_rules_filename", path, "a file that is not there is not complained of"
+        )
+        more = {name: value for rule in rules for name, value in plain(rule).items() if name in mpi.SWITCHES}
+        if recommendation.machine.get("hosts", "1") != "1":
+            more.setdefault("coll_han_priority", "0")
+    else:
+        read = Variable(
+            "MPIR_CVAR_COLL_SELECTION_TUNING_JSON_FILE", path, "all decisions, of which some are the measured ones"
+        )
+        more = {"MPIR_CVAR_DEVICE_COLLECTIVES": "percoll"}
+    needs = {key: value for rule in rules for name in plain(rule) for key, value in implied(name).items()} | more
+    return [read, *(Variable(_full(name), value, _WHY.get(name, _DEVICE)) for name, value in needs.items())]
 
 
-def _agreed(library: str, rules: list[Rule]) -> list[Variable]:
-    prefix = "OMPI_MCA_" if library == "openmpi" else ""
+_DEVICE = "the device's own choice comes first otherwise"
+_WHY = {
+    "coll_tuned_use_dynamic_rules": "without it no rules are read",
+    "coll_han_priority": "over several hosts han comes before tuned (Open MPI 5), and the rules would not be asked",
+}
+
+
+def _full(name: str) -> str:
+    """As the environment calls it: Open MPI's variables have a prefix there."""
+    return f"OMPI_MCA_{name}" if library_of(name) == "openmpi" and not name.startswith("OMPI_MCA_") else name
+
+
+def _agreed(rules: list[Rule]) -> list[Variable]:
+    """One value for all sizes."""
     found = []
     for name in dict.fromkeys(name for rule in rules for name, _ in rule.settings):
         values = {dict(rule.settings).get(name) for rule in rules}
@@ -97,8 +103,7 @@ def _agreed(library: str, rules: list[Rule]) -> list[Variable]:
                 f"{name} differs between sizes ({', '.join(sorted(map(str, values)))}), and a variable holds for all"
             )
         sizes = f"{min(rule.min_bytes for rule in rules)} to {max(rule.max_bytes for rule in rules)} bytes"
-        full = name if name.startswith(prefix) else prefix + name
-        found.append(Variable(full, dict(rules[0].settings)[name], f"measured at {sizes}; it holds for all"))
+        found.append(Variable(_full(name), dict(rules[0].settings)[name], f"measured at {sizes}; it holds for all"))
     return found
 
 

@@ -1,4 +1,7 @@
-"""A sweep inside a launch: one rank's part of it, or all ranks of a simulated world."""
+"""Measuring inside a launch: one rank's part of it, or all ranks of a simulated world.
+
+What is measured is rank 0's business (`Conduct`): here a sweep, elsewhere a search.
+"""
 
 import os
 import time
@@ -7,13 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 
 from commbench import __version__, store
 from commbench.backends import base
 from commbench.errors import CommbenchError, FolderError, LaunchError, MissingLibrary, SpecError, Unsupported
-from commbench.jobs.request import Request, Say, Watcher, canonical, exit_code, same_spec
+from commbench.jobs.request import Request, Say, Watcher, exit_code, same_spec
 from commbench.layouts import expand
 from commbench.measure import probe
 from commbench.measure.loop import Loop, Options
@@ -28,6 +32,30 @@ from commbench.world.rollcall import RollCall
 from commbench.world.single import SingleWorld
 
 _START_UP = 180.0  # seconds in which every rank has loaded its libraries and met the others
+
+
+class Bench(NamedTuple):
+    """What rank 0 has once every rank is ready. `world` and `rollcall` are there for what must be told to all."""
+
+    request: Request
+    machine: Machine
+    worker: Worker
+    watcher: Watcher
+    world: World
+    rollcall: RollCall | None
+
+    def control(self, case: Case | None) -> tuple[Measurement, ...]:
+        """The first thing that all ranks do: a case that was measured before, or none."""
+        self.world.share(msgspec.json.encode(case))
+        return self.worker.measure(case) if case else ()
+
+    def opened(self, journal: store.Journal) -> None:
+        """From here on a hang is a row of the journal."""
+        if self.rollcall:
+            self.rollcall.on_end = _on_end(self.worker, journal, self.request.launch or 0, self.watcher.say)
+
+
+Conduct = Callable[[Bench], int]  # opens and closes the journal, returns the exit code
 
 
 class _Grid:
@@ -48,12 +76,12 @@ def simulate(request: Request, size: int, watcher: Watcher) -> int:
     """A whole run on simulated ranks, in this process. Returns the exit code."""
     for index in range(request.spec.launches):
         world = SingleWorld(size)
-        code = _measure(request._replace(launch=index), world, None, None, watcher)
+        code = _measure(request._replace(launch=index), world, None, None, watcher, _sweep)
     return code
 
 
-def work(request: Request, place: Place | None, watcher: Watcher) -> int:
-    """One rank's part of a sweep, inside a launch. Returns the exit code, the same on every rank."""
+def work(request: Request, place: Place | None, watcher: Watcher, conduct: "Conduct | None" = None) -> int:
+    """One rank's part, inside a launch. Returns the exit code, the same on every rank. `conduct` None: a sweep."""
     spec = request.spec
     if spec.launches > 1 and request.launch is None:
         raise SpecError(
@@ -62,7 +90,7 @@ def work(request: Request, place: Place | None, watcher: Watcher) -> int:
         )
     world, rollcall = join(place, spec.backends, watcher.say)
     try:
-        return _measure(request, world, rollcall, place, watcher)
+        return _measure(request, world, rollcall, place, watcher, conduct or _sweep)
     except CommbenchError as error:
         if rollcall and world.rank == 0:  # the others wait for rank 0's word
             watcher.say(str(error))
@@ -85,8 +113,15 @@ def _report(rollcall: RollCall, world: World, error: Exception, say: Say) -> Non
     world.abort(LaunchError.exit_code)
 
 
-def _measure(request: Request, world: World, rollcall: RollCall | None, place: Place | None, watcher: Watcher) -> int:
-    """The sweep itself, the same for real and simulated worlds."""
+def _measure(
+    request: Request,
+    world: World,
+    rollcall: RollCall | None,
+    place: Place | None,
+    watcher: Watcher,
+    conduct: Conduct,
+) -> int:
+    """The same for real and simulated worlds."""
     spec, index = request.spec, request.launch or 0
     simulated = spec.backends == ("simulated",)
     with rollcall.step("start-up", _START_UP) if rollcall else nullcontext():
@@ -115,19 +150,7 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
             for key, value in backend.facts.items()
         }
         machine = msgspec.structs.replace(machine, facts={**machine.facts, **facts, **_timers(backends)})
-        journal, missing, control = _open(request, machine)
-        if rollcall:
-            rollcall.on_end = _on_end(worker, journal, index, watcher.say)
-        watcher.begin(len(missing), grid.estimate(spec, missing)[0])
-        world.share(msgspec.json.encode(control))
-        if control:
-            again = worker.measure(control)
-            journal.append([msgspec.structs.replace(row, control=True) for row in again])
-            _report_drift(journal.measurements, again, watcher.say)
-        worker.run(_Grid(missing), journal, lambda rows: _told(rows, request, watcher))
-        code = exit_code(journal.measurements, len(grid.cases(spec, machine.host_of)) if spec.launches == 1 else 0)
-        _keep_faults(request.out)
-        journal.close()
+        code = conduct(Bench(request, machine, worker, watcher, world, rollcall))
         world.share(str(code).encode())
     if rollcall:
         rollcall.close()
@@ -138,12 +161,29 @@ def _measure(request: Request, world: World, rollcall: RollCall | None, place: P
     return code
 
 
-def _told(rows: Sequence[Measurement], request: Request, watcher: Watcher) -> None:
+def _sweep(bench: Bench) -> int:
+    """Every case of the grid that is still missing, once."""
+    request, spec = bench.request, bench.request.spec
+    journal, missing, control = _open(request, bench.machine)
+    bench.opened(journal)
+    bench.watcher.begin(len(missing), grid.estimate(spec, missing)[0])
+    if again := bench.control(control):
+        journal.append([msgspec.structs.replace(row, control=True) for row in again])
+        _report_drift(journal.measurements, again, bench.watcher.say)
+    bench.worker.run(_Grid(missing), journal, lambda rows: told(rows, request, bench.watcher))
+    cases = len(grid.cases(spec, bench.machine.host_of)) if spec.launches == 1 else 0
+    code = exit_code(journal.measurements, cases)
+    keep_faults(request.out)
+    journal.close()
+    return code
+
+
+def told(rows: Sequence[Measurement], request: Request, watcher: Watcher) -> None:
     watcher.rows(rows)
-    _keep_faults(request.out)
+    keep_faults(request.out)
 
 
-def _keep_faults(folder: Path) -> None:
+def keep_faults(folder: Path) -> None:
     """In a lab: what was done to the network so far, and when, stays with the run."""
     if "COMMBENCH_LAB" in os.environ:
         with suppress(FileNotFoundError):  # no fault so far
@@ -191,37 +231,48 @@ def _open(request: Request, machine: Machine) -> tuple[store.Journal, list[Case]
     """(the run folder, the cases that are missing, one case to measure again when a run is resumed)."""
     spec, index = request.spec, request.launch or 0
     cases = grid.cases(spec, machine.host_of)
-    go_on = (request.resume or index > 0) and (request.out / "run.json").exists()
+    journal = begin(request, machine)
+    done = journal.done(lambda case: len(expand(case.groups, machine.host_of)))
+    missing = [case for case in grid.order(cases, spec, index) if (case.key, index) not in done]
+    control = None
+    if request.resume and missing and journal.measurements:
+        note_resume(journal, request, machine)
+        control = next((m.case for m in journal.measurements if m.status == "ok"), None)
+    return journal, missing, control
+
+
+def begin(request: Request, machine: Machine) -> store.Journal:
+    """The run folder: a new one; or, resumed or in a later launch, the one that is there, with its measurements.
+
+    FolderError where that one is of another spec, or of ranks that lie on hosts differently.
+    """
+    go_on = (request.resume or (request.launch or 0) > 0) and (request.out / "run.json").exists()
     if not go_on:
+        spec = request.spec
         run = Run(
             format=store.FORMAT,
             name=spec.name,
             created=request.created,
             commbench=__version__,
             seed=spec.seed,
-            spec=canonical(spec),
+            spec=request.canonical,
             machine=machine,
             command=request.command,
         )
-        return store.create(request.out, run), list(grid.order(cases, spec, index)), None
+        return store.create(request.out, run)
     before = same_spec(request)
     if before.machine.host_of != machine.host_of:
         raise FolderError(
             f"{request.out} was measured with {before.machine.size} ranks on {len(before.machine.hosts)} hosts, "
             f"this job has {machine.size} on {len(machine.hosts)}; resume with the same layout, or choose another --out"
         )
+    return store.reopen(request.out, lambda case: len(expand(case.groups, machine.host_of)))
 
-    def groups_of(case: Case) -> int:
-        return len(expand(case.groups, machine.host_of))
 
-    journal = store.reopen(request.out, groups_of)
-    done = journal.done(groups_of)
-    missing = [case for case in grid.order(cases, spec, index) if (case.key, index) not in done]
-    control = None
-    if request.resume and missing:
-        store.note_resume(journal, {"at": request.created, **_changed(before.machine.facts, machine.facts)})
-        control = next((m.case for m in journal.measurements if m.status == "ok"), None)
-    return journal, missing, control
+def note_resume(journal: store.Journal, request: Request, machine: Machine) -> None:
+    """Keeps when the run was resumed, and what facts of the machine have changed since it began."""
+    changed = _changed(journal.run.machine.facts, machine.facts)
+    store.note_resume(journal, {"at": request.created, **changed})
 
 
 def _changed(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
@@ -244,7 +295,7 @@ def _on_end(worker: Worker, journal: store.Journal, index: int, say: Say) -> Cal
     def end(kind: str, what: str, sentence: str) -> None:
         if kind == "hung":
             journal.append(worker.hung(f"{sentence} in {what}", index))
-        _keep_faults(journal.folder)
+        keep_faults(journal.folder)
         kept = sum(m.status != "hung" for m in journal.measurements)
         say(f"{kind}: {sentence} in {what}; {kept} rows are kept in {journal.folder}, --resume goes on from there")
 

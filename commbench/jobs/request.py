@@ -1,7 +1,8 @@
 """What was asked for, and everything that can be refused before any rank is started."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,7 +17,8 @@ Say = Callable[[str], None]
 
 
 class Request(NamedTuple):
-    """What the command line asked for. `launch` is set in ranks that commbench itself started."""
+    """What the command line asked for. `launch` is set in ranks that commbench itself started. `also`: what beside the
+    grid decides the run."""
 
     spec: SweepSpec
     out: Path
@@ -26,6 +28,13 @@ class Request(NamedTuple):
     launch: int | None = None
     allow_single: bool = False
     now: Callable[[], float] = lambda: 0.0  # seconds since the epoch
+    also: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """What decides the run, as plain JSON: for run.json, and to know it again."""
+        plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({**self.spec.canonical(), **self.also}))
+        return plain
 
 
 class Watcher(NamedTuple):
@@ -67,16 +76,11 @@ def check_libraries(backends: Sequence[str]) -> None:
 def same_spec(request: Request) -> Run:
     """The run in the folder. Raises FolderError where it is one of another spec."""
     before = store.load_run(request.out)
-    if changed := differing(before.spec, canonical(request.spec)):
+    if changed := differing(before.spec, request.canonical):
         raise FolderError(
             f"{request.out} holds a run of another spec (it differs in {', '.join(changed)}); choose another --out"
         )
     return before
-
-
-def canonical(spec: SweepSpec) -> dict[str, Any]:
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(spec.canonical()))
-    return plain
 
 
 def exit_code(measurements: Sequence[Measurement], expected: int) -> int:

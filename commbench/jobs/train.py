@@ -45,8 +45,11 @@ class TrainRequest(NamedTuple):
     command: tuple[str, ...]
 
 
-def check(request: TrainRequest) -> None:
-    """Everything that can be refused before any rank is started. Raises FolderError or MissingLibrary."""
+def check(request: TrainRequest, ranks: int | None = None) -> None:
+    """Everything that can be refused before any rank is started; `ranks`: how many there will be, None: the launcher's.
+
+    Raises FolderError, MissingLibrary, or CommbenchError for a recommendation of another job.
+    """
     if probe.installed("torch").endswith("missing"):
         raise MissingLibrary("training needs PyTorch: pip install torch")
     if request.spec.backend == "nccl" and not probe.gpus():
@@ -56,6 +59,8 @@ def check(request: TrainRequest) -> None:
         )
     if (request.out / NAME).exists() or any(request.out.glob("steps-*.jsonl")):
         raise FolderError(f"{request.out} already holds a training run; choose another --out")
+    if request.spec.parallel == "ddp":
+        ddp_kwargs(ranks=ranks)
 
 
 def read(folder: Path) -> Trained:

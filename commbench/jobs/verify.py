@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from commbench.emit import emit
+from commbench.emit import emit, mpich
 from commbench.emit import variables as emitted
 from commbench.emit.build import build
 from commbench.emit.target import Place, library_of, proven
@@ -23,15 +22,19 @@ from commbench.records import recommendation as records
 from commbench.records.recommendation import Recommendation
 from commbench.stats.trials import MIN_ROUNDS, SIDES, Judgement, Restart, Side, judge
 from commbench.store import write_atomically
+from commbench.training.apply import FILE, FORCE
 from commbench.units import format_time
 
 FORMAT = 1
 NAME = "verify.json"
-PATH = "COMMBENCH_RECOMMENDATION"  # what commbench.ddp_kwargs() reads
 _FEWEST = 2 * MIN_ROUNDS  # starts of an honest comparison
 _PATIENCE = 2.0  # seconds without a sign of life, at least, before a start hangs
 _SLOW = 3.0  # a start that takes so many times the slowest before it hangs
 _SPARE = 10.0  # seconds added to that
+_RISK = (
+    "Run commbench tune here, or try it with --force: what follows then says nothing about the gain that was measured, "
+    "and a setting may be ignored or keep the job from starting"
+)
 
 
 class Request(NamedTuple):
@@ -92,9 +95,12 @@ def verify(request: Request, told: Told, environment: Mapping[str, str]) -> Veri
     if settings:
         write_files(recommendation, _restarts_in(request), request.argv[0])
     if plan:
-        settings[PATH] = str((request.folder / records.NAME).absolute())
+        settings[FILE] = str((request.folder / records.NAME).absolute())
+        if request.force:
+            settings[FORCE] = "1"
     began = time.monotonic()
     restarts, short = _restarts(request, recommendation, settings, environment, told)
+    notes += _other_ranks(recommendation, restarts)
     judgement = judge(
         restarts,
         settings,
@@ -128,7 +134,7 @@ def write_files(recommendation: Recommendation, folder: Path, program: str) -> N
     SpecError, MissingLibrary, LaunchError: a file cannot be made. StoreError: `folder` cannot be written.
     """
     place = folder.absolute()
-    files = emit(recommendation, "env", Place(place, "environment.sh", _mpich(program)))
+    files = emit(recommendation, "env", Place(place, "environment.sh", mpich.installed(program)))
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,13 +143,6 @@ def write_files(recommendation: Recommendation, folder: Path, program: str) -> N
         write_atomically(place / name, text.encode())
     if "nccl-csv" in emitted.files(recommendation):
         build(place)
-
-
-def _mpich(program: str) -> Path | None:
-    """The library of the launcher that the job is started with; None where it is not MPICH's."""
-    path = shutil.which(program)
-    roots = [Path(path).parent.parent, Path(path).resolve().parent.parent] if path else []
-    return next((lib for root in roots for lib in sorted((root / "lib").glob("libmpi.so.12*"))), None)
 
 
 def _fits(request: Request, recommendation: Recommendation) -> list[str]:
@@ -155,10 +154,7 @@ def _fits(request: Request, recommendation: Recommendation) -> list[str]:
     differ = [*records.differences(recommendation.machine, facts)]
     differ += records.differences(recommendation.versions, _installed(recommendation.versions))
     if differ and not request.force:
-        raise FolderError(
-            f"{request.folder} was made elsewhere: {'; '.join(map(str, differ))}. Run commbench tune here, or try it "
-            "with --force: what follows then says nothing about the gain that was measured there"
-        )
+        raise FolderError(f"{request.folder} was made elsewhere: {'; '.join(map(str, differ))}. {_RISK}")
     notes = [f"forced: {one}" for one in differ]
     if recommendation.expires and recommendation.expires < request.created:
         notes.append(f"the recommendation expired on {recommendation.expires[:10]}")
@@ -195,7 +191,7 @@ def _restarts(
     told: Told,
 ) -> tuple[list[Restart], str]:
     """(the restarts, why there are fewer than asked for). A round in which a start fails is the last."""
-    base = {name: value for name, value in environment.items() if name != PATH}
+    base = {name: value for name, value in environment.items() if name not in (FILE, FORCE)}
     folder = _restarts_in(request)
     done: list[Restart] = []
     began = time.monotonic()
@@ -220,7 +216,8 @@ def _restarts(
             one = trial.restart(wanted, limits)
             done.append(one)
             told(one)
-            _ranks(recommendation, one, request.force)
+            if (other := _other_ranks(recommendation, [one])) and not request.force:
+                raise FolderError(f"{request.folder}: {other[0]}. {_RISK}")
             if not one.why and len(done) == 1 and one.wall_seconds * _FEWEST > request.budget:
                 return done, _too_short(done, request)
         if any(one.why for one in done):
@@ -254,14 +251,15 @@ def _too_short(done: Sequence[Restart], request: Request) -> str:
     )
 
 
-def _ranks(recommendation: Recommendation, one: Restart, force: bool) -> None:
-    """Raises FolderError where the job has another number of ranks than was measured."""
+def _other_ranks(recommendation: Recommendation, restarts: Sequence[Restart]) -> list[str]:
+    """What it means that the job has another number of ranks than was measured; nothing where it has not."""
     measured = {rule.ranks for rule in recommendation.rules} | {plan.ranks for plan in recommendation.buckets}
-    if one.world is not None and one.world not in measured and not force:
-        told = " and ".join(map(str, sorted(measured)))
-        raise FolderError(
-            f"the job has {one.world} ranks, the recommendation was measured with {told}; --force tries it all the same"
-        )
+    other = {one.world for one in restarts if one.world is not None} - measured
+    if not other:
+        return []
+    then, now = (" and ".join(map(str, sorted(some))) for some in (measured, other))
+    silent = ": its rules for some sizes do nothing there" if recommendation.rules else ""
+    return [f"the job has {now} ranks, the recommendation was measured with {then}{silent}"]
 
 
 def _write(

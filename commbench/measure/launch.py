@@ -25,7 +25,7 @@ from commbench.lab import kernel
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
 # Open MPI 5 names its session folder after mpirun's process number, and does not start where a killed mpirun that had
 # the same number left one ("The PMIx server's listener thread failed to start"): each launch gets a place of its own.
-_SESSION = "PRTE_MCA_prte_local_tmpdir_base"
+SESSION = "PRTE_MCA_prte_local_tmpdir_base"
 
 
 class Launched(NamedTuple):
@@ -130,7 +130,7 @@ def _supervised(
         errors="replace",
         start_new_session=True,
         preexec_fn=die_with_parent if sys.platform == "linux" else None,
-        env={_SESSION: session, **os.environ},
+        env={SESSION: session, **os.environ},
     )
 
     def listen() -> None:

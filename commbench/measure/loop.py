@@ -118,6 +118,7 @@ class Loop:
                 skew=_rounded(times.skew),
                 slowest=tuple(times.slowest.tolist()),
                 clock=clock,
+                proof=op.proof if op else "",
                 **measured.about,
             )
             for b, times in zip(blank, measured.times, strict=False)

@@ -144,7 +144,7 @@ class _Job:
         self._steps: list[Step] = []
         self._odd, self._heard, self._logged = "", 0, 0
         self._began = time.monotonic()
-        environment = {launch._SESSION: session, **wanted.environment}
+        environment = {launch.SESSION: session, **wanted.environment}
         environment |= {TOKEN: self._token, STEPS: str(wanted.folder.absolute()), SEED: str(wanted.round)}
         try:
             self._process = subprocess.Popen(
@@ -313,7 +313,6 @@ class _Line(msgspec.Struct):
     tokens: float | None = None
     environment: dict[str, str] | None = None
     world: int | None = None
-    size: int | None = None
 
 
 def _read(path: Path) -> _Rank:
@@ -329,7 +328,7 @@ def _read(path: Path) -> _Rank:
             except msgspec.MsgspecError as error:
                 raise ValueError(f"{path.name}:{number}: no step: {error}") from None
             environment = found.environment if found.environment is not None else environment
-            world = found.world or found.size or world
+            world = found.world or world
             if found.seconds is not None:
                 steps.append(Step(number=found.step, seconds=found.seconds, loss=found.loss, tokens=found.tokens))
     return _Rank(steps, environment, world)

@@ -18,7 +18,8 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     case      the question
     group     which group of the layout (0-based)
     ranks     how many ranks the group has
-    launch    which process start (0-based): variation between starts is a factor of its own
+    launch    which process start (0-based): variation between starts is a factor of its own. In a search the round of
+              the trial: trials of one round were made right after one another
     nbytes    bytes really moved, after rounding the case's size to whole elements on every rank
     seconds   per sample: seconds per call on the slowest rank of the group; where `kind` is not `samples`, one
               number: that statistic as another tool told it (its documentation says over which ranks)
@@ -35,6 +36,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stopped   why sampling ended: ci, max_time, max_samples
     at        when rank 0 began to measure the case, seconds since the epoch; 0: not known
     control   measured again on resume, to tell drift; not a row of the table
+    proof     what was seen of the effect of the case's settings
     """
 
     case: Case
@@ -56,3 +58,4 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     stopped: str = ""
     at: float = 0.0
     control: bool = False
+    proof: str = ""

@@ -85,7 +85,10 @@ def _effect(found: Judgement, settings: Mapping[str, str]) -> str:
         return (
             f"the ranks saw {'all settings' if len(settings) > 1 else 'the setting'}, those of the default side did not"
         )
-    return "not confirmed: the ranks did not tell which settings they saw"
+    return (
+        "not confirmed: the ranks did not tell which settings they saw (StepRecorder does), or DDP not its buckets "
+        "(recorder.ddp(model) after some steps)"
+    )
 
 
 def as_json(

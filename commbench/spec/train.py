@@ -15,16 +15,21 @@ TRAINING = Kind("training spec", "model", "model: gpt", "layers=12 or --set ddp.
 
 
 class Ddp(msgspec.Struct, frozen=True, kw_only=True):
-    """Arguments of DistributedDataParallel; None leaves its default. Caps are MiB, as DDP wants them."""
+    """Arguments of DistributedDataParallel; None leaves its default. Caps are MiB, as DDP wants them.
+
+    hook: what gradients are on the wire, bf16 or powersgd; it changes numbers, so it is used only where asked for.
+    """
 
     bucket_cap_mb: float | None = None
     bucket_cap_mb_list: tuple[float, ...] | None = None
     gradient_as_bucket_view: bool | None = None
     static_graph: bool | None = None
+    hook: Literal["", "bf16", "powersgd"] = ""
 
     def kwargs(self) -> dict[str, Any]:
-        """Those that are set."""
-        found = {name: getattr(self, name) for name in self.__struct_fields__ if getattr(self, name) is not None}
+        """Those that are set; the hook is none of them."""
+        found = {name: getattr(self, name) for name in self.__struct_fields__ if name != "hook"}
+        found = {name: value for name, value in found.items() if value is not None}
         if "bucket_cap_mb_list" in found:
             found["bucket_cap_mb_list"] = list(found["bucket_cap_mb_list"])
         return found
@@ -123,6 +128,7 @@ KEYS: dict[str, v.Reader] = {
             "bucket_cap_mb_list": _caps,
             "gradient_as_bucket_view": v.flag,
             "static_graph": v.flag,
+            "hook": v.choice(("bf16", "powersgd"), "hook"),
         },
     ),
     "fsdp": v.section(

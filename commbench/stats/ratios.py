@@ -69,7 +69,7 @@ def log_ratios(
     if known.any():
         apart = [np.nan_to_num(side - mean[:, None])[known] for side, mean in zip((base, new), means, strict=True)]
         variance, freedom, residuals = _welch(apart, [count[known] for count in launches])
-        variance, freedom = _moderated(variance, freedom, residuals)
+        variance, freedom = moderated(variance, freedom, residuals)
         half[known] = student(freedom, (1 - confidence) / (tests or len(base))) * np.sqrt(variance)
     return log_ratio, half
 
@@ -109,7 +109,7 @@ def _typical(variances: "Floats") -> float:
     return float(np.exp(np.log(positive).mean())) if len(positive) else 1.0
 
 
-def _moderated(variance: "Floats", freedom: "Floats", residuals: "Floats") -> "tuple[Floats, Floats]":
+def moderated(variance: "Floats", freedom: "Floats", residuals: "Floats") -> "tuple[Floats, Floats]":
     """(variance, degrees of freedom) of each row, with what the other rows know."""
     least = _LEAST_SPREAD**2
     some = variance > least

@@ -154,9 +154,14 @@ def judge(
         step_seconds=(math.exp(medians[0].mean()), math.exp(medians[1].mean())),
         restarts=counts,
         losses=losses,
-        effect="confirmed" if all(one.seen is not None for one in sides.recommended) else "untold",
+        effect="confirmed" if all(_told(one, plan) for one in sides.recommended) else "untold",
         doubts=tuple(doubts),
     )
+
+
+def _told(one: Restart, plan: bool) -> bool:
+    """Whether it shows what it ran with: its environment, and DDP's buckets where the recommendation has a plan."""
+    return one.seen is not None and bool(one.buckets or not plan)
 
 
 def _log_median(seconds: Sequence[float]) -> float:

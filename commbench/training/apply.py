@@ -11,6 +11,8 @@ from commbench.records.recommendation import BucketPlan, Recommendation, decode
 from commbench.world.discover import discover
 
 FILE = "COMMBENCH_RECOMMENDATION"
+FORCE = "COMMBENCH_FORCE"  # set by commbench verify --force
+_RISK = "nobody has measured whether it helps or harms"
 _MIB = 2**20
 _LISTS = (2, 12)  # the first torch with bucket_cap_mb_list
 
@@ -21,7 +23,8 @@ def ddp_kwargs(model: str = "", ranks: int | None = None, force: bool = False) -
 
     `model` chooses among plans of several models, `ranks` is the launcher's number unless given. Raises FolderError
     where the file is missing or damaged, CommbenchError where it was made for another number of ranks or another
-    torch; `force` applies it all the same, and then nobody has measured what is used. Neither torch nor MPI is loaded.
+    torch; `force` (or $COMMBENCH_FORCE=1) applies it all the same with a warning, because nobody has measured what is
+    used then. Neither torch nor MPI is loaded.
     """
     name = os.environ.get(FILE)
     if not name:
@@ -36,7 +39,7 @@ def ddp_kwargs(model: str = "", ranks: int | None = None, force: bool = False) -
     if ranks is None:
         place = discover(os.environ)
         ranks = place.size if place else None
-    return kwargs(_plan(found, path, model, ranks, force))
+    return kwargs(_plan(found, path, model, ranks, force or os.environ.get(FORCE) == "1"))
 
 
 def _plan(found: Recommendation, path: Path, model: str, ranks: int | None, force: bool) -> BucketPlan:
@@ -57,8 +60,10 @@ def _plan(found: Recommendation, path: Path, model: str, ranks: int | None, forc
     if differ and not force:
         raise CommbenchError(
             f"{path}: made for another job ({'; '.join(differ)}); measure again with commbench tune, unset {FILE}, or "
-            "say ddp_kwargs(force=True): then nobody has measured whether it helps or harms"
+            f"say ddp_kwargs(force=True): then {_RISK}"
         )
+    if differ:
+        warnings.warn(f"{path}: forced, although made for another job ({'; '.join(differ)}); {_RISK}", stacklevel=4)
     if len({str(kwargs(plan)) for plan in plans}) > 1:
         known = ", ".join(f"{plan.model} on {plan.ranks} ranks" for plan in plans)
         raise CommbenchError(

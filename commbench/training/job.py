@@ -1,6 +1,8 @@
 """The reference job on one rank: model, DDP or FSDP2, optimizer, and what each step shows of itself."""
 
+import gc
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +39,14 @@ class Buckets(NamedTuple):
     in_effect: bool | None
     why: str
     told: dict[str, Any]
+
+
+class Sent(NamedTuple):
+    """An all-reduce on this rank: its seconds, those of the backward pass beside it, elements that were wrong."""
+
+    seconds: float
+    backward_s: float
+    wrong: int
 
 
 class _Ready:
@@ -81,6 +91,8 @@ class Job:
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self._ready = _Ready(self.model) if self._host else None
         self._optimizer: torch.optim.Optimizer | None = None
+        self._group: Any = None
+        self._applied: dict[str, Any] = {}
 
     def alone(self, step: int) -> Times:
         """A step without any communication and without learning: the cost of computing."""
@@ -88,21 +100,47 @@ class Job:
         self.model.zero_grad(set_to_none=True)
         return times
 
-    def wrap(self, kwargs: Mapping[str, Any]) -> None:
-        """Makes the model parallel, and the optimizer for what came of it."""
-        group = dist.new_group(backend=self._spec.backend, group_desc="training")
+    def learn(self) -> None:
+        """An optimizer for the model as it is: steps of a model that is not wrapped then learn from own data alone."""
+        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=self._spec.learning_rate)
+
+    def wrap(self, kwargs: Mapping[str, Any], hook: str | None = None) -> None:
+        """Makes the model parallel, and the optimizer for what came of it. What is not told is the spec's: FSDP2's
+        arguments, the hook."""
+        hook = self._spec.ddp.hook if hook is None else hook
+        self._applied = {"hook": hook, **kwargs}
         if self._spec.parallel == "ddp":
-            self.model = DistributedDataParallel(self.model, process_group=group, **kwargs)
+            self.model = DistributedDataParallel(self.model, process_group=self.group(), **kwargs)
+            if hook:
+                _register(self.model, hook, self.group())
         else:
             if self._ready:
                 self._ready.remove()  # FSDP2 reduces gradients outside of autograd's accumulation
                 self._ready = None
-            _shard(self.model, self._spec.fsdp, group, self._device)
-        self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=self._spec.learning_rate)
+            options = Fsdp(**kwargs) if kwargs else self._spec.fsdp
+            _shard(self.model, options, self.group(), self._device)
+        self.learn()
+
+    def fresh(self, kwargs: Mapping[str, Any] | None = None, hook: str = "") -> None:
+        """The model as it was at first, and wrapped where there are arguments; the one before goes, with its hooks and
+        buckets."""
+        self._optimizer, self._ready, self.model = None, None, None
+        gc.collect()  # the wrapper holds itself in circles
+        self.model = models.build(self._spec).to(self._device)
+        if kwargs is None:
+            return
+        same = {"init_sync": False} if self._spec.parallel == "ddp" else {}  # all ranks built it from one seed
+        self.wrap({**same, **kwargs}, hook)
+
+    def group(self) -> Any:
+        """The group in which the job talks, made once by all ranks."""
+        if self._group is None:
+            self._group = dist.new_group(backend=self._spec.backend, group_desc="training")
+        return self._group
 
     def step(self, step: int) -> Times:
         """One step of training."""
-        assert self._optimizer is not None, "wrap first"
+        assert self._optimizer is not None, "wrap or learn first"
         return self._timed(step)
 
     def _timed(self, step: int) -> Times:
@@ -127,6 +165,71 @@ class Job:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
+    # -- what else a bucket plan wants to know
+
+    def idle(self, nbytes: int) -> Sent:
+        """An all-reduce of a bucket while nothing is computed."""
+        buffer = self._filled(nbytes)
+        dist.barrier(self.group())
+        began = self._now()
+        dist.all_reduce(buffer, group=self.group())
+        return Sent(self._now() - began, 0.0, self._wrong(buffer))
+
+    def beside(self, nbytes: int, step: int) -> Sent:
+        """An all-reduce that begins with a backward pass; passes go on until it is done. Nothing is learnt.
+
+        Without bytes: the backward pass alone, in the same surroundings. Hosts only: a GPU's work has no such end.
+        """
+        window = torch.from_numpy(self._batches(step))
+        loss = self.model(window)
+        buffer = self._filled(nbytes) if nbytes else None
+        ended: list[float] = []
+        dist.barrier(self.group())
+        began = time.perf_counter()
+        work = dist.all_reduce(buffer, group=self.group(), async_op=True) if buffer is not None else None
+        if work is not None:
+            work.get_future().add_done_callback(lambda _: ended.append(time.perf_counter()))
+        loss.backward()
+        backward = time.perf_counter() - began
+        while work is not None and not work.is_completed():
+            self.model(window).backward()
+        self.model.zero_grad(set_to_none=True)
+        if work is None or buffer is None:
+            return Sent(0.0, backward, 0)
+        work.wait()
+        while not ended:  # the callback is a moment behind
+            time.sleep(1e-4)
+        return Sent(ended[0] - began, backward, self._wrong(buffer))
+
+    def _filled(self, nbytes: int) -> torch.Tensor:
+        """Numbers whose sum over the ranks is exact."""
+        return torch.full((max(1, nbytes // 4),), float(dist.get_rank() + 1), device=self._device)
+
+    def _wrong(self, buffer: torch.Tensor) -> int:
+        """Elements that are not the sum of what the ranks filled in."""
+        return int((buffer != self._size * (self._size + 1) / 2).sum())
+
+    def digest(self) -> int:
+        """Of the parameters that this rank holds: equal on all ranks where each of them holds all."""
+        found = 0
+        for parameter in self.model.parameters():
+            found = zlib.crc32(parameter.detach().cpu().numpy().tobytes(), found)
+        return found
+
+    def sharding(self, options: Fsdp) -> tuple[bool, str]:
+        """(whether FSDP2 made what `options` ask for, what it made), as its own states tell it."""
+        from torch.distributed.fsdp import FSDPModule
+
+        blocks = list(self.model.blocks)
+        states = [part._get_fsdp_state() for part in blocks if isinstance(part, FSDPModule)]
+        units: list[Any] = list({id(state): state for state in states}.values())
+        asked = -(-len(blocks) // options.blocks)
+        kept = sum(group.post_forward_mesh_info is None for state in units for group in state._fsdp_param_groups)
+        ahead = max((len(state._states_to_forward_prefetch) for state in units), default=0)
+        seen = f"{len(units)} groups of blocks, {kept} of them not resharded, {ahead} fetched ahead"
+        right = len(units) == asked and kept == (0 if options.reshard_after_forward else asked)
+        return right and ahead == min(options.prefetch, asked - 1), seen
+
     def buckets(self, kwargs: Mapping[str, Any], steps: int) -> Buckets:
         """The proof that the settings took effect, from DDP's logging data."""
         if self._spec.parallel != "ddp":
@@ -136,6 +239,9 @@ class Job:
             return Buckets((), None, "DDP makes its final buckets in the second step", told)
         used = _numbers(told["rebuilt_bucket_sizes"])
         wrong = [name for name in sorted(_WORDS & set(kwargs)) if bool(getattr(self.model, name)) != kwargs[name]]
+        hook = self._applied.get("hook")
+        if hook and hook not in str(told.get("comm_hook", "")).lower():
+            wrong.append(f"hook {hook}")
         if wrong:
             return Buckets(used, False, f"{', '.join(wrong)} is not as asked for", told)
         made = _numbers(told["rebuilt_per_bucket_param_indices"])
@@ -144,6 +250,18 @@ class Job:
         asked = expected_buckets([self.nbytes[index] for index in made], caps(kwargs))
         why = "" if asked == used else f"asked for buckets of {list(asked)} bytes, DDP uses {list(used)}"
         return Buckets(used, asked == used, why, told)
+
+
+def _register(model: DistributedDataParallel, hook: str, group: Any) -> None:
+    """A communication hook: it changes the numbers that are summed."""
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+
+    if hook == "bf16":
+        model.register_comm_hook(group, default_hooks.bf16_compress_hook)
+    else:
+        # Two steps as usual, because DDP makes its buckets anew in the second; then rank 1, as torch's default.
+        state = powerSGD_hook.PowerSGDState(group, matrix_approximation_rank=1, start_powerSGD_iter=2)
+        model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
 
 
 def caps(kwargs: Mapping[str, Any]) -> tuple[int, ...]:

@@ -6,8 +6,9 @@
         with rec.step(tokens=4096) as step:   # or, at the end of the loop's body: rec.tick(loss, tokens)
             step.loss = train(batch)
 
-Rank r writes steps-r.jsonl. Each line is one write to the kernel, so a killed process loses nothing that it had
-finished; nothing is synced to the disc, because that would be part of the step. Neither torch nor MPI is loaded.
+Rank r writes steps-r.jsonl: a line about its start (its part of the environment, the number of ranks), then a line a
+step. Each line is one write to the kernel, so a killed process loses nothing that it had finished; nothing is synced to
+the disc, because that would be part of the step. Neither torch nor MPI is loaded.
 """
 
 import math
@@ -15,21 +16,17 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat
+from typing import Any, SupportsFloat
 
 import msgspec
 
-from commbench.errors import ReadError, StoreError
+from commbench.allowlist import environment
+from commbench.errors import CommbenchError, ReadError, StoreError
 from commbench.world.discover import discover
 
 FOLDER = "COMMBENCH_STEPS"
+_PASSES = 20  # backward passes whose ready times are kept
 _encode = msgspec.json.Encoder().encode
-
-
-class _Replica(Protocol):
-    """What DistributedDataParallel tells about itself."""
-
-    def _get_ddp_logging_data(self) -> dict[str, Any]: ...
 
 
 class Step:
@@ -62,12 +59,13 @@ class StepRecorder:
         self, folder: str | os.PathLike[str] | None = None, rank: int | None = None, size: int | None = None
     ) -> None:
         self._file, self._next, self._last = -1, 0, 0.0
+        self._passes: list[list[int]] = []
         chosen = folder or os.environ.get(FOLDER)
         if not chosen:
             return
         place = discover(os.environ) if rank is None or size is None else None
         self._rank = rank if rank is not None else place.rank if place else 0
-        self._size = size if size is not None else place.size if place else 1
+        world = size if size is not None else place.size if place else 1
         self._folder = Path(chosen)
         path = self._folder / f"steps-{self._rank}.jsonl"
         try:
@@ -76,6 +74,7 @@ class StepRecorder:
             _mend(self._file)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; let {FOLDER} name a folder that can be written") from None
+        self._append({"environment": environment(os.environ)[0], "world": world})
 
     @property
     def active(self) -> bool:
@@ -104,9 +103,11 @@ class StepRecorder:
         line: dict[str, Any] = {"step": self._next, "seconds": seconds, "loss": loss, "tokens": tokens}
         if loss is not None and not math.isfinite(loss):
             line |= {"loss": None, "loss_is": str(loss)}
-        line["size"] = self._size
-        data = _encode(line | more) + b"\n"
         self._next += 1
+        self._append(line | more)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = _encode(line) + b"\n"
         try:
             if os.write(self._file, data) == len(data):
                 return
@@ -114,18 +115,34 @@ class StepRecorder:
         except OSError as error:
             why = str(error.strerror)
         self.close()
-        warnings.warn(f"commbench records no more steps in {self._folder}: {why}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"commbench records no more steps in {self._folder}: {why}", RuntimeWarning, stacklevel=4)
 
-    def ddp(self, model: _Replica) -> None:
-        """Writes what DDP says of itself to ddp-RANK.json: the bucket sizes that it really uses. Once, after some
-        steps; DDP makes its final buckets after the first."""
-        if self._file < 0:
+    def ddp(self, model: Any) -> None:
+        """Writes to ddp-RANK.json what DistributedDataParallel says of itself: the bucket sizes that it really uses.
+
+        DDP makes its final buckets after the first step: call it after some steps, or after each. Beside its words
+        stand `gradients` (name, nbytes, elements, dtype, device of each parameter) and `backward_ns`, a row for each
+        of the first 20 calls: when the gradients of the last backward pass were ready, in nanoseconds after its
+        beginning (`reducer.get_backward_stats`), which torch measures where it logs. Raises CommbenchError where
+        `model` is another thing.
+        """
+        if self._file < 0 or len(self._passes) >= _PASSES:
             return
-        data = msgspec.json.encode(model._get_ddp_logging_data())
         try:
-            (self._folder / f"ddp-{self._rank}.json").write_bytes(data)
+            told: dict[str, Any] = dict(model._get_ddp_logging_data())
+            gradients = _gradients(model)
+        except AttributeError:
+            kind = type(model).__name__
+            raise CommbenchError(f"StepRecorder.ddp takes a DistributedDataParallel, and this is a {kind}") from None
+        ready = list(getattr(model.reducer, "get_backward_stats", list)())
+        self._passes.append(ready if len(ready) == len(gradients) else [])
+        told |= {"gradients": gradients, "backward_ns": [row for row in self._passes if row]}
+        path = self._folder / f"ddp-{self._rank}.json"
+        try:
+            path.with_suffix(".part").write_bytes(_encode(told))
+            path.with_suffix(".part").replace(path)
         except OSError as error:
-            raise StoreError(f"{self._folder}/ddp-{self._rank}.json: {error.strerror}") from None
+            raise StoreError(f"{path}: {error.strerror}") from None
 
     def close(self) -> None:
         """Nothing is written from here on."""
@@ -148,8 +165,24 @@ def _mend(file: int) -> None:
         end = begin
 
 
+def _gradients(model: Any) -> list[dict[str, Any]]:
+    """Those of a DDP model, in the order of its reducer."""
+    left_out = model.parameters_to_ignore
+    return [
+        {
+            "name": name,
+            "nbytes": p.numel() * p.element_size(),
+            "elements": p.numel(),
+            "dtype": str(p.dtype).removeprefix("torch."),
+            "device": p.device.type,
+        }
+        for name, p in model.module.named_parameters()
+        if p.requires_grad and name not in left_out
+    ]
+
+
 class Recorded(msgspec.Struct, frozen=True):
-    """A line of a steps file: seconds, the loss of this rank, its tokens, the number of ranks.
+    """A step's line in a steps file: seconds, the loss of this rank, its tokens.
 
     `loss_is` names a loss that was no number. Times of the reference job (seconds; ready_us: microseconds after the
     beginning of the backward pass, in the order of the model's parameters) are None for other jobs.
@@ -159,7 +192,6 @@ class Recorded(msgspec.Struct, frozen=True):
     seconds: float
     loss: float | None = None
     tokens: int | None = None
-    size: int | None = None
     loss_is: str = ""
     forward_s: float | None = None
     backward_s: float | None = None
@@ -168,11 +200,23 @@ class Recorded(msgspec.Struct, frozen=True):
     ready_us: tuple[float, ...] | None = None
 
 
+class _Start(msgspec.Struct):
+    environment: dict[str, str]
+
+
+def _is_start(line: bytes) -> bool:
+    try:
+        msgspec.json.decode(line, type=_Start)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
 def read_steps(folder: Path) -> dict[int, list[Recorded]]:
     """rank -> its steps; empty where nothing was recorded.
 
-    A torn last line is dropped. Where a rank was started again (its steps begin at 0 again) the last start counts.
-    Raises ReadError, with file and line, where a line is no step.
+    A torn last line is dropped. Where a rank was started again (a line about its start, or its steps begin at 0 again)
+    the last start counts. Raises ReadError, with file and line, where a line is no step.
     """
     found: dict[int, list[Recorded]] = {}
     decode = msgspec.json.Decoder(Recorded).decode
@@ -189,7 +233,10 @@ def read_steps(folder: Path) -> dict[int, list[Recorded]]:
             try:
                 step = decode(line)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise ReadError(f"{path}:{number}: is no step: {error}") from None
+                if not _is_start(line):
+                    raise ReadError(f"{path}:{number}: is no step: {error}") from None
+                steps.clear()
+                continue
             if step.step < 0 or step.seconds < 0:
                 raise ReadError(f"{path}:{number}: step {step.step} of {step.seconds} s: neither can be negative")
             if steps and step.step <= steps[-1].step:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,9 +32,7 @@ def standard_library(nbytes: int, folder: Path | None = None) -> Text:
     root = folder or Path(sysconfig.get_paths()["stdlib"])
     parts: list[bytes] = []
     size = 0
-    for path in sorted(root.rglob("*.py")):
-        if _LEFT_OUT & set(path.relative_to(root).parts):
-            continue
+    for path in _sources(root):
         parts.append(path.read_bytes()[: nbytes - size])
         size += len(parts[-1])
         if size >= nbytes:
@@ -42,6 +41,15 @@ def standard_library(nbytes: int, folder: Path | None = None) -> Text:
         raise CommbenchError(f"{root} holds no Python sources to train on; use a Python that came with them")
     data = b"".join(parts)
     return Text(np.frombuffer(data, np.uint8), hashlib.sha256(data).hexdigest(), len(parts))
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """In the order of their names."""
+    for path in sorted(root.iterdir() if root.is_dir() else ()):
+        if path.name not in _LEFT_OUT and path.is_dir():
+            yield from _sources(path)
+        elif path.suffix == ".py":
+            yield path
 
 
 class Batches:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from commbench import knobs
-from commbench.collectives import COLLECTIVES
+from commbench.backends import mpi_tool
+from commbench.backends.mpi_tool import THEIRS, about
+from commbench.collectives import COLLECTIVES, SPLIT
 from commbench.errors import SpecError, nearest
 from commbench.model.cost import ANY, Network, cost
 from commbench.records.recommendation import Numerics
@@ -16,19 +18,9 @@ Settings = tuple[tuple[str, str], ...]
 _SEGMENTS = (16 * 1024, 128 * 1024, 1024 * 1024)
 
 # library -> (the variable of a collective's algorithm, its name in the catalogue, how each library calls collectives)
-_OPENMPI = {
-    "all_reduce": "allreduce",
-    "all_gather": "allgather",
-    "reduce_scatter": "reduce_scatter_block",
-    "broadcast": "bcast",
-    "reduce": "reduce",
-    "all_to_all": "alltoall",
-    "gather": "gather",
-    "scatter": "scatter",
-}
 _VARIABLE = {
-    "openmpi": {op: f"coll_tuned_{name}_algorithm" for op, name in _OPENMPI.items()},
-    "mpich": {op: f"MPIR_CVAR_{name.upper()}_INTRA_ALGORITHM" for op, name in _OPENMPI.items()},
+    "openmpi": {op: f"coll_tuned_{name}_algorithm" for op, name in THEIRS.items()},
+    "mpich": {op: f"MPIR_CVAR_{name.upper()}_INTRA_ALGORITHM" for op, name in THEIRS.items()},
 }
 _CATALOGUED = {"openmpi": "OMPI_MCA_", "mpich": ""}
 
@@ -67,13 +59,30 @@ class Candidate(msgspec.Struct, frozen=True):
 DEFAULT = Candidate("default")
 
 
+# Gloo: torch gives a process group 2 threads, and a message one group.
+_GLOO = (("threads", ("1", "4", "8")), ("groups", ("2", "4")))
+# NCCL, by launch. Never LL128: where the hardware does not keep its order, data is wrong.
+_NCCL_PROTOCOLS = ("LL", "Simple")
+_NCCL_ALGORITHMS = {
+    "all_reduce": ("Ring", "Tree", "NVLS", "NVLSTree", "CollnetDirect", "CollnetChain"),
+    "all_gather": ("Ring", "NVLS", "PAT"),
+    "reduce_scatter": ("Ring", "NVLS", "PAT"),
+}
+_NCCL_ALONE = (("NCCL_MIN_CTAS", ("16", "32")), ("NCCL_MAX_CTAS", ("4", "8", "16")), ("NCCL_BUFFSIZE", ("8388608",)))
+
+
 def candidates(library: str, op: str, ranks: int) -> tuple[Candidate, ...]:
     """The default and every other choice the catalogue has, for a group of `ranks`.
 
     SpecError: a library without a catalogue of algorithms, a collective whose algorithm it does not let choose.
     """
+    if library == "gloo":
+        split = op in SPLIT
+        return (DEFAULT, *(_single(name, v) for name, vs in _GLOO for v in vs if split or name != "groups"))
+    if library == "nccl":
+        return (DEFAULT, *_nccl(op))
     if library not in _VARIABLE:
-        raise SpecError(f"no algorithms are known of {library!r}; {nearest(library, _VARIABLE)}")
+        raise SpecError(f"no algorithms are known of {library!r}; {nearest(library, (*_VARIABLE, 'gloo', 'nccl'))}")
     variable = _VARIABLE[library].get(op)
     knob = knobs.table().get(_CATALOGUED[library] + variable) if variable else None
     if variable is None or knob is None or not knob.choices:
@@ -92,6 +101,60 @@ def candidates(library: str, op: str, ranks: int) -> tuple[Candidate, ...]:
         if name in _SEGMENTED and _CATALOGUED[library] + size in knobs.table():
             found += [_segmented(chosen, size, segment) for segment in _SEGMENTS]
     return tuple(found)
+
+
+def _single(name: str, value: str) -> Candidate:
+    numerics: Numerics = "neutral" if name == "threads" else "bitwise-changing"
+    return Candidate(f"{name}={value}", ((name, value),), numerics=numerics)
+
+
+def _nccl(op: str) -> list[Candidate]:
+    """Untested on this project's CPU machines. NCCL's rooted collectives know the ring alone."""
+    pairs = [
+        (("NCCL_ALGO", algorithm), ("NCCL_PROTO", protocol))
+        for algorithm in _NCCL_ALGORITHMS.get(op, ("Ring",))
+        for protocol in _NCCL_PROTOCOLS
+        if protocol == "Simple" or algorithm in ("Ring", "Tree")
+    ]
+    return [chosen(pair) for pair in pairs] + [chosen(((name, v),)) for name, values in _NCCL_ALONE for v in values]
+
+
+def at_start(name: str) -> bool:
+    """Whether a setting is a variable that a library reads when its process starts: only a new launch turns it."""
+    return name.startswith(("NCCL_", "GLOO_")) or mpi_tool.at_start(name)
+
+
+def concerns(settings: Settings, op: str) -> bool:
+    """Whether settings can mean anything to a collective: MPI's variables name theirs."""
+    named = {about(name)[1] for name, _ in settings} - {""}
+    return not named or named == {THEIRS.get(op)}
+
+
+def chosen(settings: Settings) -> Candidate:
+    """Settings that somebody wrote down, as a candidate."""
+    found = [knob for name, _ in settings if (knob := knobs.find(name) or knobs.find(f"OMPI_MCA_{name}"))]
+    return Candidate(
+        " ".join(f"{name}={value}" for name, value in settings),
+        tuple(sorted(settings)),
+        level="process" if any(at_start(name) for name, _ in settings) else "communicator",
+        numerics="bitwise-changing" if any(knob.numerics for knob in found) or not found else "neutral",
+    )
+
+
+_HAN = ("coll_han_priority", "0")
+
+
+def over_hosts(found: Sequence[Candidate], library: str, hosts: int) -> tuple[Candidate, ...]:
+    """Over several hosts Open MPI (since 5.0) asks its component han before tuned: settings of tuned need it away, and
+    without it alone there is another default to try."""
+    if library != "openmpi" or hosts < 2:
+        return tuple(found)
+    out = [DEFAULT, Candidate("without han", (_HAN,), numerics="bitwise-changing")]
+    for one in found:
+        if any(name.startswith("coll_tuned_") for name, _ in one.settings) and _HAN[0] not in dict(one.settings):
+            one = msgspec.structs.replace(one, settings=tuple(sorted((*one.settings, _HAN))))
+        out.append(one)
+    return tuple(dict.fromkeys(out))
 
 
 def _segmented(chosen: Candidate, variable: str, segment: int) -> Candidate:

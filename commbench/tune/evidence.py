@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from commbench.records import Case, Measurement
-from commbench.stats.ratios import _moderated, student
+from commbench.stats.ratios import moderated, student
 from commbench.tune.candidates import Settings
 
 if TYPE_CHECKING:
@@ -43,15 +43,21 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Trials:
-    """The figures of a search: for each point and settings the log of seconds, NaN for a trial that gave none."""
+    """The figures of a search: for each point, settings and round the log of seconds, NaN for a trial without one.
+
+    The round of a trial is its Measurement's `launch`; of two trials in one round the last counts.
+    """
 
     def __init__(self, measurements: Iterable[Measurement] = ()) -> None:
-        self.logs: dict[Point, dict[Settings, list[float]]] = {}
+        self.logs: dict[Point, dict[Settings, dict[int, float]]] = {}
         self.void: dict[tuple[Point, Settings], str] = {}
         self.about: dict[Point, tuple[int, int]] = {}  # ranks of the group, bytes really moved
+        trials: dict[tuple[Case, int], list[Measurement]] = {}
         for m in measurements:
-            if not m.control and m.group == 0:
-                self.add((m,))
+            if not m.control:
+                trials.setdefault((m.case, m.launch), []).append(m)
+        for rows in trials.values():
+            self.add(rows)
 
     def add(self, rows: Sequence[Measurement]) -> None:
         """One trial: a Measurement a group of the layout, of which the slowest counts."""
@@ -60,26 +66,31 @@ class Trials:
         if why:
             self.void.setdefault((point, settings), why)
         figure = math.nan if why else max(math.log(float(np.median(m.seconds))) for m in rows)
-        self.logs.setdefault(point, {}).setdefault(settings, []).append(figure)
+        self.logs.setdefault(point, {}).setdefault(settings, {})[rows[0].launch] = figure
         self.about.setdefault(point, (rows[0].ranks, rows[0].nbytes))
 
     def rounds(self, point: Point) -> int:
+        """How many rounds the default has."""
         return len(self.logs.get(point, {}).get((), ()))
+
+    def next_round(self, point: Point) -> int:
+        """The number of the next round: beyond every one that was begun, also by a search that was cut off."""
+        return 1 + max((k for figures in self.logs.get(point, {}).values() for k in figures), default=-1)
 
     def tried(self, point: Point) -> list[Settings]:
         """What has figures at this point, the default first where it has."""
         return [s for s in sorted(self.logs.get(point, {})) if (point, s) not in self.void]
 
     def against(self, point: Point, settings: Settings, base: Settings) -> "Floats":
-        """log(time / time of `base`) of each trial that both have."""
-        mine, other = (self.logs.get(point, {}).get(s, []) for s in (settings, base))
-        found = np.array([a - b for a, b in zip(mine, other, strict=False)], np.float64)
+        """log(time / time of `base`) of each round that both have."""
+        mine, other = (self.logs.get(point, {}).get(s, {}) for s in (settings, base))
+        found = np.array([figure - other[k] for k, figure in mine.items() if k in other], np.float64)
         return found[~np.isnan(found)]
 
     def log_time(self, point: Point, settings: Settings) -> float:
         """Of the default: the centre of its logs. Of others: that, and the centre of the differences from it."""
-        base = self.logs.get(point, {}).get((), [])
-        known = [value for value in base if not math.isnan(value)]
+        base = self.logs.get(point, {}).get((), {})
+        known = [value for value in base.values() if not math.isnan(value)]
         middle = centre(np.array(known))
         return middle + centre(self.against(point, settings, ())) if settings else middle
 
@@ -158,6 +169,6 @@ def intervals(
         freedom = counts[known] - 1
         length = np.linalg.norm(apart, axis=1, keepdims=True)
         residuals = np.divide(apart, length, out=np.zeros_like(apart), where=length > 0)
-        variance, freedom = _moderated(length[:, 0] ** 2 / freedom, freedom, residuals)
+        variance, freedom = moderated(length[:, 0] ** 2 / freedom, freedom, residuals)
         half[known] = student(freedom, (1 - confidence) / max(tests, 1)) * np.sqrt(variance / counts[known])
     return [Interval(m, float(h), int(c)) for m, h, c in zip(means, half, counts, strict=True)]

@@ -26,6 +26,7 @@ from commbench.tune.verdicts import LOOKS, USUAL, Options, choices, describe, ho
 from commbench.units import format_bytes, format_time
 
 _MANY = 7  # candidates, the default among them
+_PROBES = 0.1  # of the budget, for one trial of the default here and there
 _SCREENING = 0.5  # of the budget at most, for the first two trials of everything
 
 
@@ -58,9 +59,12 @@ class Search:
     cases      the questions, without settings
     race       the candidates of each collective, the default among them
     budget     seconds; None: until nothing is uncertain or every candidate has its most trials
-    trial      seconds that a trial is taken to last until one was seen
+    trial      the fewest seconds that a trial can last
     weights    how much each case counts when the budget does not suffice for all; 1 where not told
     clock      seconds that pass; not the time of day
+    trials     those of a search that was cut off, which this one goes on with
+
+    `round` is the number of the round that was asked for last; its answers are taken as trials of that round.
     """
 
     def __init__(
@@ -76,8 +80,10 @@ class Search:
         stride: int | None = None,
         weights: Mapping[Case, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        trials: Trials | None = None,
     ) -> None:
-        self.trials, self._options, self._budget, self._clock = Trials(), options, budget, clock
+        self.trials, self._options, self._budget, self._clock = trials or Trials(), options, budget, clock
+        self.round = 0
         self._random = random.Random(f"{seed}/search")
         self._guess = trial
         self._cost: dict[Point, tuple[float, int]] = {}
@@ -101,7 +107,9 @@ class Search:
             if _anchor(k, line, stride or self._stride(p))
         ]
         self._left_out: list[str] = []
-        self._fit()
+        self._probing = False
+        if budget is not None:
+            self._afford(budget, trial)
         self._script = self._rounds()
 
     # ---- the Plan ------------------------------------------------------------------------------------------
@@ -110,16 +118,22 @@ class Search:
         if self._began is None:
             self._began = self._last = self._clock()
         point, settings = next(self._script, (None, ()))
+        self.round = self.trials.next_round(point) if point else self.round
         return [msgspec.structs.replace(point.case, settings=s) for s in settings] if point else []
 
     def tell(self, answers: Sequence[Measurement]) -> None:
         if not answers:
             return
-        self.trials.add(answers)
+        if not self._probing:
+            self.trials.add(self.numbered(answers))
         now, point = self._clock(), Point.of(answers[0].case)
         seconds, count = self._cost.get(point, (0.0, 0))
         self._cost[point] = (seconds + now - self._last, count + 1)
         self._last = now
+
+    def numbered(self, answers: Sequence[Measurement]) -> list[Measurement]:
+        """The answers as trials of the round, so they go into the journal; a probe is no trial."""
+        return [msgspec.structs.replace(row, launch=self.round, control=self._probing) for row in answers]
 
     @property
     def spent(self) -> float:
@@ -132,6 +146,13 @@ class Search:
     # ---- what comes next -----------------------------------------------------------------------------------
 
     def _rounds(self) -> Iterator[tuple[Point, list[Settings]]]:
+        if self._budget is not None:
+            self._probing = True  # what a trial costs is seen before anybody is left out for it
+            for point in sorted(self._anchors, key=lambda p: -self._weight[p]):
+                if self.spent <= _PROBES * self._budget:
+                    yield point, [()]
+            self._probing = False
+            self._fit(self._budget)
         yield from self._rung(self._anchors, 2)
         yield from self._rung(self._anchors, LOOKS[0])
         self._between()
@@ -205,22 +226,25 @@ class Search:
 
     # ---- what it may cost ----------------------------------------------------------------------------------
 
-    def _fit(self) -> None:
-        """Fewer candidates, then fewer points, where the budget does not suffice to screen all."""
-        if self._budget is None:
-            return
-        least = 2 * LOOKS[0] * self._guess
-        if self._budget < least:
+    def _afford(self, left: float, trial: float) -> None:
+        """SpecError where `left` seconds do not suffice for the least comparison, of trials of `trial` seconds."""
+        least = 2 * LOOKS[0] * trial
+        if left < least and not self.trials.logs:
+            smallest = math.ceil(least + (self._budget or 0.0) - left)
             raise SpecError(
-                f"a budget of {format_time(self._budget)} is too small for one honest comparison: the default and one "
-                f"candidate, {LOOKS[0]} trials each of about {format_time(self._guess)}, take {format_time(least)}; "
-                f"the smallest that would do is {math.ceil(least)} s"
+                f"a budget of {format_time(self._budget or 0.0)} is too small for one honest comparison: the default "
+                f"and one candidate, {LOOKS[0]} trials each of about {format_time(trial)}, take {format_time(least)}; "
+                f"the smallest that would do is {smallest} s"
             )
-        affordable = max(4.0, _SCREENING * self._budget / self._guess)
+
+    def _fit(self, budget: float) -> None:
+        """Fewer candidates, then fewer points, where the budget does not suffice to screen all."""
+        dear = {p: self._expected(p) for p in self._anchors}
+        self._afford(budget - self.spent, min(dear.values()))
+        affordable = _SCREENING * (budget - self.spent)
         self._anchors.sort(key=lambda p: -self._weight[p])
-        many = max((len(self._live[p]) for p in self._anchors), default=0)
-        keep = many
-        while keep > 2 and 2 * sum(min(keep, len(self._live[p])) for p in self._anchors) > affordable:
+        many = keep = max(len(self._live[p]) for p in self._anchors)
+        while keep > 2 and 2 * sum(min(keep, len(self._live[p])) * dear[p] for p in self._anchors) > affordable:
             keep -= 1
         if keep < many:
             self._left_out.append(
@@ -228,7 +252,7 @@ class Search:
             )
             self._live = {p: s[:keep] for p, s in self._live.items()}
         count = len(self._anchors)
-        while count > 1 and 2 * sum(len(self._live[p]) for p in self._anchors[:count]) > affordable:
+        while count > 1 and 2 * sum(len(self._live[p]) * dear[p] for p in self._anchors[:count]) > affordable:
             count -= 1
         if count < len(self._anchors):
             left = ", ".join(f"{p.case.op} {format_bytes(p.case.nbytes)}" for p in self._anchors[count:])

@@ -102,7 +102,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     best_us: float | None = None
     gain: tuple[float, float, float] | None = None
     trials: int = 0
+    rounds: int = 0
     candidates: int = 0
+    ranks: int = 0
     uncertain: str = ""
 
 
@@ -131,7 +133,9 @@ def _choice(trials: Trials, point: Point, judged: Mapping[Settings, Judged], opt
         best_us=math.exp(trials.log_time(point, best)) * 1e6,
         gain=gain,
         trials=sum(map(len, trials.logs[point].values())),
+        rounds=trials.rounds(point),
         candidates=len(judged),
+        ranks=trials.about[point][0],
         uncertain=_uncertain(trials, point, judged, best, options),
     )
 

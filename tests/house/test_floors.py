@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("layouts", "collectives", "allowlist"),
     ("records", "knobs", "world", "world.protocol", "world.discover", "backends", "backends.base"),
     ("stats", "store", "model", "readers", "lint", "reference"),
-    ("spec", "report", "traps", "lab.addresses"),
+    ("spec", "report", "tune", "emit", "traps", "lab.addresses"),
     (
         "world.join",
         "world.mpi",
@@ -29,7 +29,7 @@ FLOORS: list[tuple[str, ...]] = [
         "backends.simulated",
         "backends.torchdist",
     ),
-    ("measure", "lab"),
+    ("measure", "lab", "training"),
     ("jobs",),
     ("cli", "__main__"),
 ]
@@ -37,7 +37,7 @@ FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 
 # Only here; everybody else goes through these files.
 HEAVY = {
-    "torch": {"backends.torchdist", "world.torch"},
+    "torch": {"backends.torchdist", "world.torch", "training.job", "training.models"},
     "mpi4py": {"backends.mpi", "world.mpi"},
 }
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from ranks import COMMBENCH, MPIRUN, TORCHRUN, Ended, run, start, wait_for
 
@@ -20,35 +21,34 @@ from commbench.records.recommendation import BucketPlan, Recommendation, Rule
 pytestmark = pytest.mark.real
 GAINS: dict[str, Any] = {"baseline_us": 2, "gain_low": 0.1, "gain": 0.2, "gain_high": 0.3}
 
-# A job whose steps sleep, as long as a variable says; a second variable makes it misbehave.
-SLEEPER = """
-import json, os, pathlib, random, sys, time
+# A job that tells how long its steps were: a variable makes them shorter, a word makes it misbehave with it.
+TELLER = """
+import json, os, random, sys, time
+from commbench import StepRecorder, ddp_kwargs
 
-with_it = os.environ.get("NCCL_PROTO") == "LL"
+asked = ddp_kwargs()
+with_it = os.environ.get("NCCL_PROTO") == "LL" or bool(asked)
 mood = sys.argv[1] if with_it else "good"
-rank = int(os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("RANK", "0")))
-size = int(os.environ.get("OMPI_COMM_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+if mood == "deaf":
+    del os.environ["NCCL_PROTO"]
 chance = random.Random(int(os.environ["COMMBENCH_SEED"]))
 offset = 0.01 * chance.random()
 share = {"faster": 0.8, "slower": 1.25}.get(mood, 1)
-file = None
-if mood != "silent":
-    file = open(pathlib.Path(os.environ["COMMBENCH_STEPS"], f"steps-{rank}.jsonl"), "w", buffering=1)
-    environment = {name: value for name, value in os.environ.items() if name.startswith("NCCL_")}
-    if mood == "deaf":
-        environment = {}
-    file.write(json.dumps({"environment": environment, "world": size + (mood == "lonely")}) + "\\n")
+recorder = None if mood == "silent" else StepRecorder(size=2 if mood == "lonely" else None)
 for step in range(12 if mood != "short" else 11):
     if mood == "crash" and step == 3:
         sys.exit("CUDA error: out of memory")
     if mood == "hang" and step == 3:
         time.sleep(3600)
     seconds = 0.03 * share * (1 + 0.02 * random.random())
-    time.sleep(seconds)
     loss = (2 + 1 / (1 + step)) * (1 + offset + (0.2 if mood == "dull" else 0))
-    if file:
-        file.write(json.dumps({"step": step, "seconds": seconds, "loss": loss, "tokens": 8}) + "\\n")
+    if recorder:
+        recorder.write(seconds, loss, 8, {})
     print(f"step {step} took {1e3 * seconds:.3f} ms", flush=True)
+    time.sleep(float(os.environ.get("SLOWLY", 0)))
+sizes = [int(cap * 2**20) for cap in asked.get("bucket_cap_mb_list", [1])]
+with open(os.path.join(os.environ["COMMBENCH_STEPS"], "ddp-0.json"), "w") as file:
+    json.dump({"rebuilt_bucket_sizes": ", ".join(map(str, sizes))}, file)
 """
 
 
@@ -73,7 +73,7 @@ class Job(NamedTuple):
 
 @pytest.fixture
 def job(tmp_path: Path) -> Callable[..., Job]:
-    def make(program: str = SLEEPER, ranks: int = 1, **fields: Any) -> Job:
+    def make(program: str = TELLER, ranks: int = 1, **fields: Any) -> Job:
         rule = Rule(
             op="all_reduce",
             ranks=ranks,
@@ -197,6 +197,7 @@ def test_what_was_measured_elsewhere_is_refused(job: Callable[..., Job]) -> None
     refused = made.verify("faster", before=tuple(MPIRUN))
     assert refused.code == 2
     assert "the job has 2 ranks, the recommendation was measured with 4" in refused.err
+    assert "--force: what follows then says nothing about the gain" in refused.err
     made = job(machine={"cpu": "an abacus"})
     refused = made.verify("faster")
     assert refused.code == 2
@@ -223,14 +224,13 @@ def test_mistakes_in_the_command(job: Callable[..., Job], tmp_path: Path) -> Non
     assert run([*COMMBENCH, "verify", str(tmp_path / "none"), "--", "true"]).code == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+@pytest.mark.parametrize(("launcher", "number"), [("mpirun", signal.SIGINT), ("torchrun", signal.SIGTERM)])
 def test_an_interrupted_verification_leaves_no_process(
     job: Callable[..., Job], launcher: str, number: signal.Signals
 ) -> None:
-    made = job(program=SLEEPER.replace("range(12", "range(100000"), ranks=2)
+    made = job(ranks=2)
     command = {"mpirun": [*MPIRUN, sys.executable], "torchrun": TORCHRUN}[launcher]
-    process = start([*made.asking(), *command, str(made.program), "faster"])
+    process = start([*made.asking(), *command, str(made.program), "faster"], SLOWLY="60")
     wait_for(lambda: len(list(made.folder.glob("verify-*/*/steps-*.jsonl"))) == 2)
     time.sleep(0.3)
     os.kill(process.pid, number)
@@ -240,49 +240,18 @@ def test_an_interrupted_verification_leaves_no_process(
     assert not (made.folder / NAME).exists()
 
 
-# Two ranks that train with Gloo; the plan of buckets is taken from the recommendation.
-TRAINING = """
-import json, os, pathlib, time
-import torch, torch.distributed as dist
-from commbench.training.apply import ddp_kwargs
-
-dist.init_process_group("gloo")
-rank, size = dist.get_rank(), dist.get_world_size()
-torch.manual_seed(int(os.environ["COMMBENCH_SEED"]))
-torch.set_num_threads(1)
-kwargs = ddp_kwargs()
-model = torch.nn.Sequential(*(torch.nn.Linear(200, 200) for _ in range(12)))
-model = torch.nn.parallel.DistributedDataParallel(model, **kwargs)
-optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-folder = pathlib.Path(os.environ["COMMBENCH_STEPS"])
-with open(folder / f"steps-{rank}.jsonl", "w", buffering=1) as file:
-    names = ("NCCL_PROTO", "COMMBENCH_RECOMMENDATION")
-    environment = {name: os.environ[name] for name in names if name in os.environ}
-    file.write(json.dumps({"environment": environment, "world": size}) + "\\n")
-    for step in range(10):
-        began = time.perf_counter()
-        data = torch.randn(8, 200)
-        loss = ((model(data) - data) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if kwargs:
-            time.sleep(0.02)  # what the plan costs here, to have a difference that any machine shows
-        line = {"step": step, "seconds": time.perf_counter() - began, "loss": loss.item(), "tokens": 8}
-        file.write(json.dumps(line) + "\\n")
-(folder / f"ddp-{rank}.json").write_text(json.dumps(dict(model._get_ddp_logging_data()), default=str))
-dist.destroy_process_group()
-"""
-
-
-def test_a_bucket_plan_in_a_real_ddp_job(job: Callable[..., Job]) -> None:
-    plan = BucketPlan(model="mlp", ranks=2, bucket_bytes=(2**18, 2**20), step_us=1, **GAINS)
-    made = job(program=TRAINING, ranks=2, rules=(), buckets=(plan,))
-    ended = run([*made.asking(), *TORCHRUN, str(made.program)], timeout=240)
+def test_a_bucket_plan_reaches_the_job(job: Callable[..., Job]) -> None:
+    """What a real DDP makes of it is in test_train.py."""
+    plan = BucketPlan(model="mlp", ranks=1, bucket_bytes=(2**18, 2**20), step_us=1, **GAINS)
+    made = job(rules=(), buckets=(plan,))
+    ended = made.verify("faster", before=("env", "RANK=0", "WORLD_SIZE=1", "MASTER_ADDR=localhost"))
     told = made.told
-    assert list(told["settings"]) == ["COMMBENCH_RECOMMENDATION"], ended.err
-    assert {one["world"] for one in told["restarts"]} == {2}
+    assert (ended.code, told["judgement"]["effect"]) == (0, "confirmed"), ended.out + ended.err
+    assert list(told["settings"]) == ["COMMBENCH_RECOMMENDATION"]
     buckets = [{tuple(o["buckets"]) for o in told["restarts"] if o["side"] == s} for s in ("default", "recommended")]
-    assert (ended.code, told["judgement"]["effect"]) == (1, "confirmed"), ended.out + ended.err
-    assert buckets[0] != buckets[1]
-    assert told["judgement"]["losses"]["verdict"] == "same"  # buckets change no sum of two
+    assert buckets == [{(2**20,)}, {(2**18, 2**20)}]
+    alone = job(rules=(), buckets=(msgspec.structs.replace(plan, ranks=2),))
+    ended = alone.verify("faster", "--force", before=("env", "RANK=0", "WORLD_SIZE=1", "MASTER_ADDR=localhost"))
+    assert ended.code == 0, ended.out + ended.err
+    assert "note: the job has 1 ranks, the recommendation was measured with 2" in ended.out
+    assert alone.told["settings"]["COMMBENCH_FORCE"] == "1"

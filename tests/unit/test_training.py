@@ -9,6 +9,7 @@ import time
 import warnings
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from commbench import StepRecorder, ddp_kwargs
 from commbench.errors import CommbenchError, FolderError, ReadError, SpecError, StoreError
+from commbench.model.step import backward_of_stats
 from commbench.records.recommendation import BucketPlan, Recommendation, encode
 from commbench.spec.document import shipped
 from commbench.spec.train import TRAINING, TrainSpec, load
@@ -36,7 +38,9 @@ def _no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def lines(folder: Path, rank: int = 0) -> list[dict[str, object]]:
-    return [json.loads(line) for line in (folder / f"steps-{rank}.jsonl").read_text().splitlines()]
+    """The steps; the line about the start is left out."""
+    every = [json.loads(line) for line in (folder / f"steps-{rank}.jsonl").read_text().splitlines()]
+    return [line for line in every if "step" in line]
 
 
 # ---- the recorder -----------------------------------------------------------------------------------------
@@ -51,11 +55,7 @@ def test_two_lines_record_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             step.loss = 2.0 - k
     found = read_steps(tmp_path / "new/steps")
     assert list(found) == [0]
-    assert [(s.step, s.loss, s.tokens, s.size) for s in found[0]] == [
-        (0, 2.0, 128, 1),
-        (1, 1.0, 128, 1),
-        (2, 0.0, 128, 1),
-    ]
+    assert [(s.step, s.loss, s.tokens) for s in found[0]] == [(0, 2.0, 128), (1, 1.0, 128), (2, 0.0, 128)]
     assert all(0.01 <= s.seconds < 1.0 for s in found[0])
 
 
@@ -87,7 +87,54 @@ def test_the_rank_is_the_launchers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     with StepRecorder(tmp_path).step():
         pass
-    assert [(s.size, s.loss, s.tokens) for s in read_steps(tmp_path)[3]] == [(4, None, None)]
+    assert [(s.loss, s.tokens) for s in read_steps(tmp_path)[3]] == [(None, None)]
+    assert json.loads((tmp_path / "steps-3.jsonl").read_text().splitlines()[0])["world"] == 4
+
+
+def test_the_first_line_tells_the_surroundings_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"NCCL_PROTO": "LL", "NCCL_API_KEY": "hush", "HOME": "/home/me"}.items():
+        monkeypatch.setenv(name, value)
+    StepRecorder(tmp_path, rank=1, size=2)
+    start = json.loads((tmp_path / "steps-1.jsonl").read_text())
+    assert (start["world"], start["environment"]["NCCL_PROTO"]) == (2, "LL")
+    assert not {"NCCL_API_KEY", "HOME"} & set(start["environment"])
+    assert read_steps(tmp_path) == {1: []}
+
+
+class Replica:
+    """What the recorder asks of DistributedDataParallel, with an embedding that it was told to ignore."""
+
+    def __init__(self, torch: ModuleType) -> None:
+        self.module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Embedding(4, 5), torch.nn.Linear(2, 1))
+        self.module[2].bias.requires_grad = False
+        self.parameters_to_ignore = {"1.weight"}
+        self.reducer = self
+        self.passes = 0
+
+    def _get_ddp_logging_data(self) -> dict[str, object]:
+        return {"rebuilt_bucket_sizes": "40"}
+
+    def get_backward_stats(self) -> list[int]:
+        self.passes += 1
+        return [30, 20, 10 + self.passes]
+
+
+def test_ddp_tells_its_buckets_its_gradients_and_when_they_were_ready(tmp_path: Path) -> None:
+    model = Replica(pytest.importorskip("torch"))
+    rec = StepRecorder(tmp_path)
+    for _ in range(30):
+        rec.ddp(model)
+    told = json.loads((tmp_path / "ddp-0.json").read_text())
+    assert told["rebuilt_bucket_sizes"] == "40"
+    assert [(g["name"], g["nbytes"]) for g in told["gradients"]] == [("0.weight", 24), ("0.bias", 8), ("2.weight", 8)]
+    assert {(g["dtype"], g["device"], 4 * g["elements"] == g["nbytes"]) for g in told["gradients"]} == {
+        ("float32", "cpu", True)
+    }
+    assert told["backward_ns"] == [[30, 20, 10 + k] for k in range(1, 21)]  # of the first 20 passes
+    assert backward_of_stats(told["backward_ns"], told["gradients"]).sizes == (8, 8, 24)
+    with pytest.raises(CommbenchError, match="takes a DistributedDataParallel, and this is a Linear"):
+        StepRecorder(tmp_path).ddp(model.module[0])
+    StepRecorder().ddp(model.module[0])  # nobody asked for it
 
 
 def test_a_step_that_raises_is_no_step(tmp_path: Path) -> None:
@@ -148,6 +195,8 @@ def test_a_second_start_mends_the_half_line_and_counts_alone(tmp_path: Path) -> 
         pass
     assert [line["loss"] for line in lines(tmp_path)] == [5.0, 4.0, 3.0]
     assert [s.loss for s in read_steps(tmp_path)[0]] == [3.0]
+    StepRecorder(tmp_path)  # and one that made no step
+    assert read_steps(tmp_path) == {0: []}
 
 
 @settings(max_examples=30)
@@ -160,8 +209,9 @@ def test_a_file_cut_anywhere_has_its_first_steps(tmp_path_factory: pytest.TempPa
             pass
     path = folder / "steps-0.jsonl"
     whole = path.read_bytes()
+    cut += whole.index(b"\n")  # behind the line about the start, or just before its end
     path.write_bytes(whole[:cut])
-    assert [s.loss for s in read_steps(folder)[0]] == list(range(whole[:cut].count(b"\n")))
+    assert [s.loss for s in read_steps(folder)[0]] == list(range(whole[:cut].count(b"\n") - 1))
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
@@ -180,9 +230,8 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' /dev/full")
 def test_a_full_disc_costs_a_warning_and_not_the_job(tmp_path: Path) -> None:
     (tmp_path / "steps-0.jsonl").symlink_to("/dev/full")
-    rec = StepRecorder(tmp_path)
-    with pytest.warns(RuntimeWarning, match="records no more steps"), rec.step():
-        pass
+    with pytest.warns(RuntimeWarning, match="records no more steps"):
+        rec = StepRecorder(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with rec.step():
@@ -261,11 +310,16 @@ def test_an_older_torch_has_no_list(file: Path, monkeypatch: pytest.MonkeyPatch)
         ddp_kwargs()
 
 
-def test_another_job_is_refused_with_what_differs(file: Path) -> None:
+def test_another_job_is_refused_with_what_differs(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recommend(file, plan(5, ranks=4), torch="1.0")
     with pytest.raises(CommbenchError, match=r"torch: measured with 1\.0.*ranks: measured with 4, here 2"):
         ddp_kwargs(ranks=2)
-    assert ddp_kwargs(ranks=2, force=True) == {"bucket_cap_mb": 5 / 2**20}
+    with pytest.warns(UserWarning, match="forced.*nobody has measured"):
+        assert ddp_kwargs(ranks=2, force=True) == {"bucket_cap_mb": 5 / 2**20}
+    monkeypatch.setenv("COMMBENCH_FORCE", "1")
+    with pytest.warns(UserWarning, match="forced"):
+        assert ddp_kwargs(ranks=2) == {"bucket_cap_mb": 5 / 2**20}
+    monkeypatch.delenv("COMMBENCH_FORCE")
     recommend(file, plan(5, ranks=4), plan(6))
     assert ddp_kwargs(ranks=2) == {"bucket_cap_mb": 6 / 2**20}
 

@@ -85,8 +85,9 @@ def trials(
             nbytes=nbytes,
             seconds=(seconds * math.exp(random.normal(0, noise)),),
             wrong=0,
+            launch=k,
         )
-        for _ in range(rounds)
+        for k in range(rounds)
         for nbytes, each in times.items()
         for name, seconds in each.items()
     ]
