@@ -86,20 +86,30 @@ class Mpi:
 
     def _tuned(self, case: Case, comm: MPI.Comm, sync: MPI.Comm) -> "MpiOp":
         """The case on a duplicate made under its settings. Open MPI looks at them there and then, MPICH at each call.
+        What a process starts with is not set here, but must hold.
 
         Raises Unsupported, on all members alike, where they cannot be set or are shown to have no effect.
         """
+        library = ctypes.CDLL(MPI.__file__)
         if self._tool is None:
             kinds = {MPI._handleof(kind): c for kind, c in _KINDS}
-            self._tool = mpi_tool.Tool(ctypes.CDLL(MPI.__file__), kinds)
-        tool, settings = self._tool, dict(case.settings)
+            self._tool = mpi_tool.Tool(library, kinds)
+        tool, settings = self._tool, {n: text for n, text in case.settings if not mpi_tool.at_start(n)}
+        started = {n: text for n, text in case.settings if mpi_tool.at_start(n)}
         values = mpi_tool.wanted(tool, settings, case.op)
+        settings |= {name.removeprefix("OMPI_MCA_"): text for name, text in started.items()}
         mpi_tool.suits(tool, settings, comm.size)
+        held = reason = ""
+        try:
+            held = "; ".join(mpi_tool.in_force(tool, started, mpi_tool.carrier(library)))
+        except Unsupported as error:
+            reason = str(error)
+        _agree(sync, reason)
         with tool.turned(values):
             own = comm.Dup()
         try:
             op = MpiOp(case, own, sync, lambda: tool.turned(values))
-            op.prove(tool, settings)
+            op.prove(tool, settings, held)
         except BaseException:
             own.Free()
             raise
@@ -246,14 +256,16 @@ class MpiOp:
         at = self._result_at
         return [self._data.verify(lambda start, stop: self._recv[at + start : at + stop])]
 
-    def prove(self, tool: mpi_tool.Tool, settings: Mapping[str, str]) -> None:
+    def prove(self, tool: mpi_tool.Tool, settings: Mapping[str, str], held: str = "") -> None:
         """Sees to it that the settings do what they say, as far as this library lets it be seen; `proof` says how far.
+        `held`: what is known already of those that the process started with.
 
         Raises Unsupported on all members alike: a step that fails on one of them is the last for all.
         """
-        collective = mpi_tool.THEIRS[self._data.op]
+        collective = mpi_tool.THEIRS.get(self._data.op, "")
         steps = (self._served, self._accepted, self._reduced_as)
-        found = [f"{name}={text} read back" for name, text in settings.items()]
+        found = [held] if held else []
+        found += [f"{one} read back" for one in map("=".join, settings.items()) if f"{one} in force" not in held]
         for step in steps:
             reason = told = ""
             try:

@@ -34,7 +34,6 @@ _COLLECTIVE = (
 )
 _OPENMPI = re.compile(rf"coll_([a-z]+)_(?:({_COLLECTIVE})(_.*)|.*)")
 _MPICH = re.compile(rf"MPIR_CVAR_({_COLLECTIVE.upper()})_(\w+)")
-_PRIORITY = re.compile(r"coll_[a-z]+_priority")  # a component gives it when it is asked for a new communicator
 FALLBACK = "MPIR_CVAR_COLLECTIVE_FALLBACK"  # MPICH: what happens where a chosen algorithm cannot serve a call
 _TEXT = 8192  # bytes of the longest name or description
 _TABLE = 64  # words of a communicator, and of its table of functions, that are looked at
@@ -108,6 +107,12 @@ class Tool:
         value: int | float = self.variables[name].kind.from_buffer(room).value
         return value
 
+    def text(self, name: str) -> str:
+        """The value of a variable that is text."""
+        room = ctypes.create_string_buffer(_TEXT)
+        self._call("MPI_T_cvar_read", self._handle(name), room)
+        return room.value.decode(errors="replace")
+
     def write(self, name: str, value: int | float) -> None:
         room = (ctypes.c_uint64 * 2)()
         self.variables[name].kind.from_buffer(room).value = value
@@ -118,7 +123,7 @@ class Tool:
         """The number that stands for a setting. Raises Unsupported with what is accepted."""
         variable = self.variables.get(name)
         if variable is None:
-            raise Unsupported(f"{name}: this MPI library has no such variable{self._near(name)}")
+            raise Unsupported(f"{name}: this MPI library has no such variable{self.near(name)}")
         if variable.kind is None:
             raise Unsupported(f"{name} is text and cannot be set in a running process; give it to the launch")
         if text in variable.values:
@@ -137,11 +142,9 @@ class Tool:
             raise Unsupported(f"{name}: {text} does not fit into the variable")
         return number
 
-    def _near(self, name: str) -> str:
+    def near(self, name: str) -> str:
         """One name: the library has hundreds."""
-        hint = nearest(name, self.variables) if name.startswith("coll_") else ""
-        if name.startswith("MPIR_"):
-            hint = nearest(name.lower(), [v.lower() for v in self.variables])
+        hint = nearest(name.lower(), [v.lower() for v in self.variables])
         guess = re.match(r"did you mean '(\w+)'", hint)
         own = {v.lower(): v for v in self.variables}
         return f"; did you mean {own[guess[1].lower()]}?" if guess else ""
@@ -196,6 +199,48 @@ def implied(name: str) -> dict[str, str]:
     return {}
 
 
+def at_start(name: str) -> bool:
+    """Whether a setting is a variable of the environment that the library reads when the process starts."""
+    knob = knobs.find(name) if name.startswith("MPIR_CVAR_") else None
+    return name.startswith("OMPI_MCA_") or (name.startswith("MPIR_CVAR_") and (knob is None or knob.level == "process"))
+
+
+def in_force(tool: Tool, settings: Mapping[str, str], carrier: str) -> Iterator[str]:
+    """For each setting that a process starts with the sentence that it holds here. `carrier`: see `carrier` below.
+
+    Raises Unsupported where the library does not know it, holds another value, or has nobody who would look at it.
+    """
+    for name, text in settings.items():
+        variable = name.removeprefix("OMPI_MCA_")
+        if variable not in tool.variables:
+            near = tool.near(variable)
+            raise Unsupported(f"{name}: this process's MPI library has no such variable, or not its component{near}")
+        number = tool.variables[variable].kind is not None
+        found: int | float | str = tool.read(variable) if number else tool.text(variable)
+        if found != (tool.value(variable, text) if number else text):
+            was = "not set" if found == "" else found
+            raise Unsupported(
+                f"{name} is read when the process starts, and here it is {was}: start the ranks with {name}={text} in "
+                "their environment (commbench tune does)"
+            )
+        if variable.startswith("btl_") and carrier and carrier != "ob1":
+            raise Unsupported(f"{name} does nothing here: {carrier} carries the messages, which uses no btl")
+        yield f"{name}={text} in force since start"
+
+
+def carrier(library: ctypes.CDLL) -> str:
+    """Open MPI: the component that carries point-to-point messages (ob1, ucx, cm); "" where that cannot be seen.
+
+    Its table of functions is a public symbol, whose first function is named after the component.
+    """
+    try:
+        address = ctypes.addressof(ctypes.c_char.in_dll(library, "mca_pml"))
+    except ValueError:
+        return ""
+    found = re.match(r"mca_pml_([a-z0-9]+)_", _function(next(iter(_words(address)), 0)))
+    return found[1] if found else ""
+
+
 def wanted(tool: Tool, settings: Mapping[str, str], op: str) -> dict[str, int | float]:
     """The values to write for a case's settings, with those implied. Raises Unsupported where they cannot work."""
     values = {name: tool.value(name, text) for name, text in settings.items()}
@@ -206,9 +251,8 @@ def wanted(tool: Tool, settings: Mapping[str, str], op: str) -> dict[str, int | 
             called = f"MPI_{mine.capitalize()}" if mine else "no collective"
             raise Unsupported(f"{name} is a setting of {collective}, but {op} calls {called}")
         knob = knobs.find(name if name.startswith("MPIR_") else f"OMPI_MCA_{name}")
-        if (knob is None or knob.level == "process") and not _PRIORITY.fullmatch(name):
-            variable = name if name.startswith("MPIR_") else f"OMPI_MCA_{name}"
-            raise Unsupported(f"{name} is read when the process starts: set {variable} in the environment of a launch")
+        if knob is None or knob.level == "process":
+            raise Unsupported(f"{name} is read when the process starts: write it as OMPI_MCA_{name}, for a new launch")
         main = re.sub(r"_(segmentsize|tree_fanout|chain_fanout|max_requests|knomial_radix)$", "", name)
         if component == "tuned" and collective and main != name and not values.get(main):
             raise Unsupported(f"{name} has no effect without {main}: choose an algorithm too")

@@ -8,9 +8,9 @@ allocator, because that is what a training job gets.
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,16 @@ from commbench.errors import MissingLibrary, Unsupported
 from commbench.layouts import Groups
 from commbench.records import Case
 from commbench.records.measurement import Clock
+from commbench.tune import effect
+from commbench.tune.candidates import SPLIT
 
 if TYPE_CHECKING:
     from commbench.backends.base import Times
     from commbench.world import World
 
 _LONG = timedelta(days=1)  # deadlines are the roll call's
+_THREADS = 2  # of a process group of Gloo, as torch makes it
+_SENTENCE = 400  # bytes of a reason that ranks tell each other
 _REDOPS = {
     "sum": dist.ReduceOp.SUM,
     "prod": dist.ReduceOp.PRODUCT,
@@ -57,7 +61,7 @@ class TorchBackend:
             address = world.address
             where = world.share(f"tcp://{address}:{port}".encode()).decode()
             dist.init_process_group("gloo", init_method=where, rank=world.rank, world_size=world.size)
-        self._groups: dict[tuple[int, ...], tuple[Any, Any]] = {}
+        self._groups: dict[Any, tuple[Made, Any]] = {}  # by group and settings
         self.timer = python_timer()
         self.facts = {"torch": str(torch.__version__), "torch_threads": str(torch.get_num_threads())}
 
@@ -66,16 +70,37 @@ class TorchBackend:
 
     def prepare(self, case: Case, groups: Groups) -> "TorchOp | None":
         _refuse(self.name, case)
+        settings = tuple((name, text) for name, text in case.settings if name != "cuda_graph")
         for group in groups:
-            if group not in self._groups:
-                self._groups[group] = self._new(group, "under test", self.name), self._new(group, "sync", "gloo")
+            if (group, settings) not in self._groups:
+                made = self._made(group, dict(settings))
+                self._groups[group, settings] = made, self._new(group, "sync", "gloo")
         mine = next((group for group in groups if self._world.rank in group), None)
-        return TorchOp(self, case, mine, *self._groups[mine]) if mine else None
+        if mine is None:
+            return None
+        made, sync = self._groups[mine, settings]
+        if settings:
+            _agree(sync, made.refused)
+        op = TorchOp(self, case, mine, made.groups, sync)
+        found, reason = self._evidence(op, dict(settings)) if settings else ("", "")
+        if settings:
+            _agree(sync, reason)
+        op.proof = "; ".join(filter(None, [made.proof, found]))
+        return op
 
-    def _new(self, group: tuple[int, ...], role: str, backend: str) -> Any:
+    def _made(self, group: tuple[int, ...], settings: Mapping[str, str]) -> "Made":
+        """The process groups that share a message under these settings. Every rank makes them, and refuses later."""
+        return Made((self._new(group, "under test", self.name),))
+
+    def _evidence(self, op: "TorchOp", settings: Mapping[str, str]) -> tuple[str, str]:
+        """(what shows that the settings have an effect on a prepared operation, why they have none)."""
+        return "", ""
+
+    def _new(self, group: tuple[int, ...], role: str, backend: str, options: Any = None) -> Any:
         # Every rank makes every group, also those it is not in: torch names a group after the number of groups
         # a rank has made, so with use_local_synchronization ranks of different histories wait for each other.
-        return dist.new_group(list(group), backend=backend, timeout=_LONG, group_desc=f"{self.name} {role}")
+        named = f"{self.name} {role}"
+        return dist.new_group(list(group), backend=backend, timeout=_LONG, group_desc=named, pg_options=options)
 
     # -- how time is taken; NCCL overrides these three
 
@@ -108,6 +133,28 @@ class Gloo(TorchBackend):
             raise MissingLibrary(f"this PyTorch ({torch.__version__}) was built without Gloo")
         super().__init__(world)
 
+    def _made(self, group: tuple[int, ...], settings: Mapping[str, str]) -> "Made":
+        """Proof is the count of Gloo's threads in this process: it grows by what was asked for."""
+        threads, count = settings.get("threads"), int(settings.get("groups", "1"))
+        links, before = effect.interfaces(), effect.threads()
+        made = []
+        for _ in range(count):
+            made.append(self._new(group, "under test", "gloo"))
+            if threads and self._world.rank in group:
+                _threaded(made[-1], group, self._world.rank, int(threads), links)
+        if not settings or self._world.rank not in group:
+            return Made(tuple(made))
+        for name, text in settings.items():
+            if name.startswith("GLOO_") and (name != "GLOO_SOCKET_IFNAME" or ",".join(links) != text):
+                return Made((), refused=f"{name}={text} is not in force here, or nothing would show it")
+        # torch gives every group threads of its own; those that were asked for come on top.
+        expected = count * (_THREADS + int(threads or 0))
+        loops, devices = effect.gloo_started(before, expected)
+        if loops != expected or devices < count * max(1, len(links)):
+            return Made((), refused=f"Gloo should have started {expected} threads for {dict(settings)}, not {loops}")
+        asked = " ".join(map("=".join, settings.items()))
+        return Made(tuple(made), f"{asked}: Gloo started {loops} threads on {devices} devices")
+
 
 class Nccl(TorchBackend):
     """Untested on this project's CPU machines; shares every line above and below with Gloo."""
@@ -127,6 +174,33 @@ class Nccl(TorchBackend):
             "cuda": str(torch.version.cuda),
             "gpu": torch.cuda.get_device_name(self.device),
         }
+
+    def _made(self, group: tuple[int, ...], settings: Mapping[str, str]) -> "Made":
+        config = {name: int(text) for name, text in settings.items() if not name.startswith("NCCL_")}
+        if not config:
+            return super()._made(group, settings)
+        options = dist.ProcessGroupNCCL.Options()
+        if lacking := [name for name in config if not hasattr(options.config, name)]:
+            return Made((), refused=f"{lacking[0]}: PyTorch {torch.__version__} does not hand it to NCCL")
+        for name, value in config.items():
+            setattr(options.config, name, value)
+        made = self._new(group, "under test", "nccl", options)
+        if self._world.rank not in group:
+            return Made((made,))
+        held = made._get_backend(self.device).options.config
+        if other := [name for name, value in config.items() if getattr(held, name) != value]:
+            return Made((), refused=f"{other[0]}: the communicator holds {getattr(held, other[0])}")
+        return Made((made,), "; ".join(f"{name}={value} of this communicator" for name, value in config.items()))
+
+    def _evidence(self, op: "TorchOp", settings: Mapping[str, str]) -> tuple[str, str]:
+        started = {name: text for name, text in settings.items() if name.startswith("NCCL_")}
+        op.run(1, 1)
+        self.finish()
+        try:
+            log = os.environ.get("NCCL_DEBUG_FILE", "")
+            return effect.nccl_says(log, started, op._case.op, self._world.rank == 0) if started else "", ""
+        except Unsupported as error:
+            return "", str(error)
 
     def _device(self) -> torch.device:
         local = int(os.environ.get("LOCAL_RANK", self._world.rank))
@@ -155,8 +229,46 @@ class Nccl(TorchBackend):
         return graph.replay
 
 
+class Made(NamedTuple):
+    """Process groups of the same ranks that share each message, and what was seen of their settings."""
+
+    groups: tuple[Any, ...]
+    proof: str = ""
+    refused: str = ""
+
+
+def _agree(group: Any, reason: str) -> None:
+    """Raises Unsupported on every rank of the group with the first rank's reason, if any has one."""
+    mine = torch.zeros(_SENTENCE, dtype=torch.uint8)
+    told = list(reason.encode()[:_SENTENCE])
+    mine[: len(told)] = torch.tensor(told, dtype=torch.uint8)
+    everyone = [torch.zeros_like(mine) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(everyone, mine, group)
+    for one in everyone:
+        if one[0]:
+            raise Unsupported(bytes(one.tolist()).rstrip(b"\0").decode(errors="replace"))
+
+
+def _threaded(made: Any, group: tuple[int, ...], rank: int, threads: int, links: Sequence[str]) -> None:
+    """Puts a Gloo of so many threads behind a process group: torch's new_group takes options for Gloo and drops them.
+
+    It is registered as another kind of backend, because of the kind that is there torch keeps the one it has.
+    """
+    kind: Any = dist.ProcessGroupGloo  # torch's stubs leave most of it out
+    options = kind._Options()
+    options._threads, options._timeout = threads, _LONG
+    options._devices = [kind.create_device(interface=name) for name in links] or [kind.create_default_device()]
+    store = dist.distributed_c10d.PrefixStore(
+        f"commbench/{made.group_name}", dist.distributed_c10d._get_default_store()
+    )
+    backend = kind(store, group.index(rank), len(group), options)
+    made._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.CUSTOM, backend)
+
+
 def _refuse(name: str, case: Case) -> None:
     """Raises Unsupported for what torch.distributed or the library below it does not offer."""
+    if "groups" in dict(case.settings) and case.op not in SPLIT:
+        raise Unsupported(f"groups: only {', '.join(SPLIT)} can be cut into parts that know nothing of each other")
     reduces = COLLECTIVES[case.op].reduces
     if case.op in IN_PLACE_ONLY[name] and not case.in_place:
         raise Unsupported(f"torch.distributed offers {case.op} in place only")
@@ -169,9 +281,11 @@ def _refuse(name: str, case: Case) -> None:
 class TorchOp:
     proof = ""
 
-    def __init__(self, backend: TorchBackend, case: Case, mine: tuple[int, ...], group: Any, sync: Any) -> None:
+    def __init__(
+        self, backend: TorchBackend, case: Case, mine: tuple[int, ...], groups: tuple[Any, ...], sync: Any
+    ) -> None:
         self._backend, self._case, self._members = backend, case, mine
-        self._group, self._sync = group, sync
+        self._group, self._sync, self._shared_by = groups[0], sync, groups
         rank, n = mine.index(backend._world.rank), len(mine)
         count = elements(case.op, case.nbytes, case.dtype, n)
         self._data = Data(case.op, case.dtype, case.redop, n, rank, count, case.root)
@@ -199,6 +313,8 @@ class TorchOp:
         n, count, rank = self._data.n, self._data.count, self._data.rank
         parts = lambda buffer: list(buffer.split(count)) if at_root else None  # noqa: E731
         to, source = self._members[(rank + 1) % n], self._members[(rank - 1) % n]
+        if len(self._shared_by) > 1:
+            return self._split(op, root)
         calls: dict[str, Callable[[], Any]] = {
             "all_reduce": lambda: dist.all_reduce(recv, op, group),
             "all_gather": lambda: _ALL_GATHER(recv, send, group),
@@ -212,6 +328,21 @@ class TorchOp:
             "barrier": lambda: dist.barrier(group),
         }
         return calls[case.op]
+
+    def _split(self, op: Any, root: int) -> Callable[[], None]:
+        """The same with a part of the message on each group, all at once. A short message has fewer parts."""
+        parts = list(zip(self._recv.tensor_split(len(self._shared_by)), self._shared_by, strict=True))
+        begin: Callable[[torch.Tensor, Any], Any] = {
+            "all_reduce": lambda part, group: dist.all_reduce(part, op, group, async_op=True),
+            "reduce": lambda part, group: dist.reduce(part, root, op, group, async_op=True),
+            "broadcast": lambda part, group: dist.broadcast(part, root, group, async_op=True),
+        }[self._case.op]
+
+        def call() -> None:
+            for work in [begin(part, group) for part, group in parts if len(part)]:
+                work.wait()
+
+        return call
 
     def _exchange(self, to: int, source: int) -> None:
         works = dist.batch_isend_irecv(

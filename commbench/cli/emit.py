@@ -1,5 +1,7 @@
 """`commbench emit`: the file that applies a recommendation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -48,6 +50,7 @@ def command(
 
     from commbench import emit
     from commbench.emit import refuse
+    from commbench.emit.build import build as compile_plugin
     from commbench.errors import SpecError
     from commbench.records import recommendation as record
 
@@ -63,30 +66,36 @@ def command(
     refuse.ll128(found)
     facts, versions = _here()
     facts |= {key: str(count) for key, count in (("ranks", ranks), ("hosts", hosts)) if count is not None}
-    for check in (
-        lambda: refuse.other_place(refuse.elsewhere(found, one, facts, versions)),
-        lambda: refuse.expired(found, datetime.now(UTC).date().isoformat()),
-        lambda: refuse.aws(name, found, os.environ),
-    ):
-        try:
-            check()
-        except SpecError as reason:
-            if not force:
-                raise
-            click.echo(f"commbench: forced: {reason}", err=True)
+    with _unless(force):
+        refuse.other_place(refuse.elsewhere(found, one, facts, versions))
+    with _unless(force):
+        refuse.expired(found, datetime.now(UTC).date().isoformat())
+    with _unless(force):
+        refuse.aws(name, found, os.environ)
     if not out.parent.is_dir():
         raise SpecError(f"{out.parent} is no folder; make it, or name another file with -o")
     written = emit.emit(found, name, emit.Place(out.parent, out.name, library or emit.mpich.installed()))
     for file, text in written.items():
         _write(out.parent / file, text)
-        click.echo(out.parent / file)
-    if build:
-        from commbench.emit.build import build as compile_plugin
-
-        click.echo(compile_plugin(out.parent))
+    names = [out.parent / file for file in written]
+    for path in [*names, compile_plugin(out.parent)] if build else names:
+        click.echo(path)
     if not quiet:
         for line in emit.header(found, name)[1:]:
             click.echo(f"  {line}")
+
+
+@contextmanager
+def _unless(force: bool) -> Iterator[None]:
+    """A refusal that --force makes a warning."""
+    from commbench.errors import SpecError
+
+    try:
+        yield
+    except SpecError as reason:
+        if not force:
+            raise
+        click.echo(f"commbench: forced: {reason}", err=True)
 
 
 def _write(path: Path, text: str) -> None:
@@ -96,7 +105,8 @@ def _write(path: Path, text: str) -> None:
     try:
         store.write_atomically(path, text.encode())
     except StoreError as error:
-        raise SpecError(f"{path} cannot be written ({getattr(error.__cause__, "strerror", error)}); name another file with -o") from error
+        why = getattr(error.__cause__, "strerror", error)
+        raise SpecError(f"{path} cannot be written: {why}; name another file with -o") from error
 
 
 def _here() -> tuple[dict[str, str], dict[str, str]]:

@@ -28,7 +28,9 @@ _SEED, _STEPS = "COMMBENCH_SEED", "COMMBENCH_STEPS"
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the place.")
 @click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder of the result; default: $COMMBENCH_STEPS, or results/NAME-UTC."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the result; default: $COMMBENCH_STEPS, or results/NAME-UTC.",
 )
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec, as in layers=12."

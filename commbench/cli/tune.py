@@ -1,6 +1,7 @@
 """`commbench tune`: inside a launch it is a rank, without one it starts the ranks."""
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from commbench.world.discover import Place
 
 _LISTEN = 2.0  # seconds in which rank 0 speaks
+_BUDGET = 600.0  # seconds, for a training spec
 
 
 class _Given(NamedTuple):
@@ -38,6 +40,13 @@ class _Given(NamedTuple):
     as_json: bool
     quiet: bool
     started: bool
+    trial: int | None
+    variables: tuple[str, ...]
+
+    @property
+    def of_model(self) -> tuple[str, ...]:
+        """What changes a training spec, whose search has its budget beside it."""
+        return (*self.set, *([f"seed={self.seed}"] if self.seed is not None else []))
 
     @property
     def overrides(self) -> tuple[str, ...]:
@@ -61,6 +70,8 @@ class _Given(NamedTuple):
 @click.option("--quiet", is_flag=True, help="No progress and no result; errors only.")
 @click.option("--seed", type=click.IntRange(0), help="Same as --set seed=...")
 @click.option("--started", is_flag=True, hidden=True, help="Set in ranks that commbench started.")
+@click.option("--trial", type=int, hidden=True, help="The round that these ranks were started for.")
+@click.option("--variable", "variables", multiple=True, hidden=True, help="Of the environment of these ranks.")
 def command(
     spec: str | None,
     recheck: Path | None,
@@ -76,6 +87,8 @@ def command(
     quiet: bool,
     seed: int | None,
     started: bool,
+    trial: int | None,
+    variables: Sequence[str],
 ) -> NoReturn:
     """Find out what is faster than the defaults, by measuring: settings of a library, or bucket sizes of a job.
 
@@ -102,7 +115,8 @@ def command(
             raise SpecError("say what to tune: commbench tune SPEC, or commbench tune --recheck DIR")
         what = (tuple(overrides), budget, seed, held)
         how = (resume, as_json, quiet, started)
-        code = _tune(_Given(spec or "", recheck, ranks, launcher, topology, out, *what, *how), place)
+        trial_of = (trial, tuple(variables))
+        code = _tune(_Given(spec or "", recheck, ranks, launcher, topology, out, *what, *how, *trial_of), place)
     except CommbenchError as error:
         if not first:  # rank 0 meets the same mistake and says so, before the launcher ends them all
             time.sleep(_LISTEN)
@@ -171,10 +185,10 @@ def _asked(given: _Given, first: bool) -> "Asked":
         spec, job = tune.of_job(spec)
     request = Request(
         spec=spec.sweep,
-        out=given.out or Path("results") / f"{spec.name}-{now:%Y%m%dT%H%M%SZ}",
+        out=_out(given, spec.name, now),
         resume=given.resume,
         created=now.isoformat(timespec="seconds"),
-        command=("commbench", *sys.argv[1:]),
+        command=_argv(),
         now=time.time,
         also=spec.also,
     )
@@ -184,7 +198,7 @@ def _asked(given: _Given, first: bool) -> "Asked":
 
 def _settings(given: _Given, place: "Place | None") -> int:
     """Settings of a library, or whether those that were recommended still hold."""
-    from commbench.jobs import inside, tune
+    from commbench.jobs import inside, relaunch, tune
     from commbench.jobs.request import Watcher, check_libraries
     from commbench.spec import topology
 
@@ -192,7 +206,16 @@ def _settings(given: _Given, place: "Place | None") -> int:
     asked = _asked(given, at is None or at.rank == 0)
     net = topology.load(given.topology) if given.topology else None
     say = _silent if given.quiet else _say
-    if at:
+    if at and given.trial is not None:
+        os.environ.update(relaunch.prepare(given.variables, asked.spec.sweep.backends))
+        watcher = Watcher(lambda total, expected: None, lambda rows: None, say)
+        code = inside.work(asked.request._replace(launch=given.trial), at, watcher, relaunch.conduct())
+    elif at and relaunch.needed(asked.spec):
+        raise SpecError(
+            "a candidate is read when a process starts, so each trial is a launch of its own: leave the launching to "
+            f"commbench, as in commbench tune {given.spec} -n {at.size}"
+        )
+    elif at:
         check_libraries(asked.spec.sweep.backends)
         watcher = Watcher(lambda total, expected: None, lambda rows: None, say)
         code = inside.work(asked.request, at, watcher, tune.conduct(asked))
@@ -204,8 +227,8 @@ def _settings(given: _Given, place: "Place | None") -> int:
 
 
 def _start(given: _Given, asked: "Asked", topology: "Topology | None") -> int:
+    from commbench.jobs import relaunch, tune
     from commbench.jobs.request import check_libraries
-    from commbench.jobs.tune import start
     from commbench.measure.launch import choose
 
     backends = asked.spec.sweep.backends
@@ -216,6 +239,7 @@ def _start(given: _Given, asked: "Asked", topology: "Topology | None") -> int:
     again += [f"--set={item}" for item in given.set] + ([] if given.seed is None else ["--seed", str(given.seed)])
     again += ["--held", str(given.held)] if given.held else []
     again += ["--quiet"] if given.quiet else []
+    start = relaunch.start if relaunch.needed(asked.spec) else tune.start
     assert given.ranks is not None
     if topology is None:
         return start(asked, given.ranks, launcher, again, _say)
@@ -239,6 +263,8 @@ def _result(given: _Given, asked: "Asked", code: int) -> int:
         tuned.searched.report,
         tuned.recommendation,
         tune.explained(tuned, asked),
+        asked.spec.options,
+        asked.job,
     )
     again = recheck.rechecked(given.recheck, tuned) if given.recheck else ()
     changed = recheck.changed(given.recheck, tuned) if given.recheck else ()
@@ -253,9 +279,80 @@ def _result(given: _Given, asked: "Asked", code: int) -> int:
 
 def _buckets(given: _Given, place: "Place | None") -> int:
     """Bucket sizes in the reference training job."""
-    raise NotImplementedError
+    from commbench.jobs import plan
+    from commbench.measure.launch import choose
+    from commbench.spec import topology
+    from commbench.spec.train import load
+    from commbench.units import parse_time
+
+    at = _inside(given, place)
+    spec = load(given.spec, given.of_model)
+    budget = parse_time(given.budget) if given.budget else _BUDGET
+    now = datetime.now(timezone.utc)
+    out = _out(given, f"{spec.name}-plan", now)
+    seed = given.seed or 0
+    request = plan.PlanRequest(spec, out, now.isoformat(timespec="seconds"), _argv(), budget, seed, given.resume)
+    net = topology.load(given.topology) if given.topology else None
+    say = _silent if given.quiet else _say
+    if at is None or at.rank == 0:
+        plan.check(request)
+    if at:
+        code = plan.work(request, at, say)
+    else:
+        assert given.ranks is not None
+        launcher = given.launcher or choose((spec.backend,), {} if net else os.environ)
+        again = ["tune", given.spec, *(f"--set={item}" for item in given.set), "--budget", f"{budget:g}s"]
+        again += ["--seed", str(seed), "--started", *(["--quiet"] if given.quiet else [])]
+        if net is None:
+            code = plan.start(request, given.ranks, launcher, again, say)
+        else:
+            from commbench.lab.client import lab
+
+            with lab(net) as hosts:
+                hosts.script()
+                code = plan.start(request, given.ranks, launcher, again, say, hosts)
+    if (at is None or at.rank == 0) and not given.started:
+        _planned(given, out)
+    return code
 
 
 def _own_job(given: _Given, place: "Place | None") -> int:
-    """Bucket sizes in the user's own job."""
-    raise NotImplementedError
+    """Bucket sizes in the user's own job, which is started by the command in its spec."""
+    from commbench.jobs import ownjob
+    from commbench.spec.ownjob import load
+
+    if place and place.size > 1:
+        raise SpecError(f"{given.spec} starts the job itself: run commbench tune {given.spec} outside of any launch")
+    if given.ranks or given.topology or given.launcher or given.resume:
+        raise SpecError(f"-n, --lab, --launcher and --resume do not go with a command: {given.spec} says all of it")
+    now = datetime.now(timezone.utc)
+    spec = load(given.spec, given.overrides)
+    out = _out(given, spec.name, now)
+    request = ownjob.Request(spec, out, now.isoformat(timespec="seconds"), _argv())
+    ownjob.check(request)
+    for kind in (signal.SIGTERM, signal.SIGHUP):  # which would end this process and leave the job
+        signal.signal(kind, lambda number, frame: sys.exit(128 + number))
+    found = ownjob.tune(request, _silent if given.quiet else _say, os.environ)
+    _planned(given, out)
+    return ownjob.exit_code(found)
+
+
+def _planned(given: _Given, folder: Path) -> None:
+    from commbench.jobs.plan import read
+    from commbench.records import recommendation as records
+    from commbench.report import plans
+
+    planned, found = read(folder), records.read(folder)
+    if given.as_json:
+        click.echo(plans.as_json(planned, found))
+    elif not given.quiet:
+        for line in plans.text(planned, found, folder):
+            click.echo(line)
+
+
+def _out(given: _Given, name: str, now: datetime) -> Path:
+    return given.out or Path("results") / f"{name}-{now:%Y%m%dT%H%M%SZ}"
+
+
+def _argv() -> tuple[str, ...]:
+    return ("commbench", *sys.argv[1:])

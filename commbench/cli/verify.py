@@ -55,7 +55,9 @@ def _time(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option(
     "--confidence", callback=_share, default="95%", show_default=True, help="That neither verdict, speed or loss, errs."
 )
-@click.option("--force", is_flag=True, help="Also on another machine, rank count or version: nobody measured a gain there.")
+@click.option(
+    "--force", is_flag=True, help="Also on another machine, rank count or version: nobody measured a gain there."
+)
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the order of restarts.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--quiet", is_flag=True, help="No line for each restart.")
@@ -77,8 +79,8 @@ def command(
     """Run CMD with and without the recommendation in DIR, in turn: is it really faster, and does it learn the same?
 
     \b
-    commbench verify results/tuned -- mpirun -n 4 python train.py
-    commbench verify results/tuned --step-regex 'step time: ([0-9.]+)' --unit ms -- torchrun train.py
+    commbench verify results/mine -- mpirun -n 4 python train.py
+    commbench verify results/mine --step-regex 'step time: ([0-9.]+)' --unit ms -- torchrun train.py
 
     Exit code 0: faster, proved. 1: slower, or it learns worse. 3: cannot tell, or no difference.
     """

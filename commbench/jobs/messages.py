@@ -154,8 +154,8 @@ def _no_hook(path: Path, told: dict[str, Any]) -> None:
 
 
 def _checked(path: Path, buckets: tuple[int, ...]) -> tuple[int, ...]:
-    if wrong := next((size for size in buckets if not 0 < size < 2**50), None):
-        raise ReadError(f"{path}: a bucket of {wrong} bytes is none; record the job again")
+    if wrong := [size for size in buckets if not 0 < size < 2**50]:
+        raise ReadError(f"{path}: a bucket of {wrong[0]} bytes is none; record the job again")
     return buckets
 
 
@@ -167,8 +167,8 @@ def _ranks(path: Path, told: object) -> int:
 
 def _step_us(path: Path, seconds: list[float]) -> float | None:
     """Of the slowest rank; None where no step was recorded."""
-    if wrong := next((one for one in seconds if not 0 <= one < 1e9), None):
-        raise ReadError(f"{path}: a step of {wrong} s is none; record the job again")
+    if wrong := [one for one in seconds if not 0 <= one < 1e9]:
+        raise ReadError(f"{path}: a step of {wrong[0]} s is none; record the job again")
     return 1e6 * max(seconds, default=0.0) or None
 
 

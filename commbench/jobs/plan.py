@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -39,8 +40,11 @@ if TYPE_CHECKING:
 _START_UP = 180.0
 _CURVES = 0.25  # of what is left of the budget, for the collectives
 _ALONE = 5  # steps with nothing sent, where the spec asks for none
+_LEAST = 10  # trials: the first one, four of the default and of one other plan, and one to spare
+_ROUNDS = 6  # of the collectives, each of which takes about a step, idle and beside computing together
 _REFUSED = "refused.txt"  # rank 0's sentence about the budget, for the process that started the ranks
 Say = Callable[[str], None]
+After = Callable[[Session, Planned | None], None]
 
 
 class PlanRequest(NamedTuple):
@@ -119,11 +123,12 @@ def start(
     return exit_code(read(request.out))
 
 
-def work(request: PlanRequest, place: Place | None, say: Say) -> int:
-    """One rank's part, inside a launch. Returns the exit code, the same on every rank."""
+def work(request: PlanRequest, place: Place | None, say: Say, after: After | None = None) -> int:
+    """One rank's part, inside a launch. Returns the exit code, the same on every rank. `after`: what else the ranks
+    do with the job once the search is over."""
     world, rollcall = join(place, (request.spec.backend,), say)
     try:
-        return _work(request, world, rollcall, place, say if world.rank == 0 else lambda _: None)
+        return _work(request, world, rollcall, place, say if world.rank == 0 else lambda _: None, after)
     except CommbenchError as error:
         if world.rank == 0 and isinstance(error, SpecError):
             request.out.mkdir(parents=True, exist_ok=True)
@@ -138,7 +143,14 @@ def work(request: PlanRequest, place: Place | None, say: Say) -> int:
         raise
 
 
-def _work(request: PlanRequest, world: World, rollcall: RollCall | None, place: Place | None, say: Say) -> int:
+def _work(
+    request: PlanRequest,
+    world: World,
+    rollcall: RollCall | None,
+    place: Place | None,
+    say: Say,
+    after: After | None,
+) -> int:
     guard: train.Guard = rollcall.step if rollcall else lambda what, seconds: nullcontext()
     spec = request.spec
     with guard("start-up", _START_UP):
@@ -160,7 +172,10 @@ def _work(request: PlanRequest, world: World, rollcall: RollCall | None, place: 
             journals.append(store.create(request.out, _run(request, machine)))
         journals[0].append((measured,))
 
-    planned = search(request, Session(spec, world, guard, job), around, keep, say)
+    session = Session(spec, world, guard, job)
+    planned = search(request, session, around, keep, say)
+    if after:
+        after(session, planned)
     code = 0
     if planned:
         request.out.mkdir(parents=True, exist_ok=True)
@@ -214,10 +229,11 @@ def search(
     began, spec = clock(), request.spec
     backward = session.backward(spec.alone or _ALONE) if spec.parallel == "ddp" else None
     modelled = bool(session.share(backward is not None))
-    before = clock()
-    first = session.trial((), -1)  # connects, shows the default's losses, and tells what a trial takes
-    trial = clock() - before
-    _afford(session, request.budget, clock() - began, trial, modelled)
+    first = session.trial(())  # connects, shows the default's losses, and tells what a step takes
+    step = median(first.seconds) if first else 0.0
+    trial = session.trial_seconds(step)
+    if first:  # rank 0: an error ends all ranks
+        _afford(request.budget, clock() - began, trial, _ROUNDS * len(session.sizes()) * step if modelled else 0.0)
     costs = session.costs(_CURVES * (request.budget - (clock() - began)), clock) if modelled else None
     advice = ddp(backward, costs.cost, lists=_lists()) if backward and costs else None
     runner: Search | None = None
@@ -231,11 +247,16 @@ def search(
             {OP: race(plans)},
             ranks=around.machine.size,
             seed=request.seed,
-            budget=max(left, 8 * trial),
+            budget=max(left, _LEAST * trial),
             trial=trial,
             clock=clock,
         )
-    trials = raced(session, runner, keep)
+    spent = clock() - began
+    try:
+        trials = raced(session, runner, keep)
+    except SpecError:  # a trial takes longer than its steps told
+        _afford(request.budget, spent, runner.spent if runner else 0.0, 0.0)
+        raise
     if runner is None:
         return None
     seconds = clock() - began
@@ -245,27 +266,25 @@ def search(
 def raced(session: Session, runner: Search | None, keep: Callable[[Measurement], None]) -> list[Measurement]:
     """The trials that the search (of rank 0) asks for, on rank 0."""
     found: list[Measurement] = []
-    round_ = 0
     while True:
         asked: list[Any] = session.share([case.settings for case in runner.ask()] if runner else [])
         if not asked:
             return found
         for one in asked:
             settings: Settings = tuple((name, value) for name, value in one)
-            measured = session.trial(settings, round_)
+            measured = session.trial(settings)
             if measured is not None and runner is not None:
+                (numbered,) = runner.numbered((measured,))
                 runner.tell((measured,))
-                keep(measured)
-                found.append(measured)
-        round_ += 1
+                keep(numbered)
+                found.append(numbered)
 
 
-def _afford(session: Session, budget: float, spent: float, trial: float, modelled: bool) -> None:
-    """Raises SpecError on rank 0, which ends all ranks, where the budget is no honest comparison's: four trials of the
-    default and of one other plan, after the collectives."""
-    curves = 5 * len(session.sizes()) * trial / 5 if modelled else 0.0
-    least = int(spent + curves + 8 * trial) + 1
-    if session.first and budget < least:
+def _afford(budget: float, spent: float, trial: float, curves: float) -> None:
+    """SpecError where the budget is no honest comparison's: four trials of the default and of one other plan, after
+    the collectives."""
+    least = int(spent + curves + _LEAST * trial) + 1
+    if budget < least:
         raise SpecError(
             f"a budget of {format_time(budget)} is too small for one honest comparison of two plans: a trial takes "
             f"{format_time(trial)} here; the smallest that would do is --budget {least}s"
@@ -285,7 +304,7 @@ def _plans(spec: TrainSpec, advice: Advice | None, blocks: int) -> tuple[Plan, .
 
 def _told(say: Say, backward: "Backward | None", costs: Costs | None, advice: Advice | None) -> None:
     if not backward or not costs or not advice:
-        say("no model orders the plans here: all of them are raced")
+        say("no model orders the plans here: they are raced as they come")
         return
     loaded = float(costs.cost.at([costs.cost.largest])[1][0])
     say(

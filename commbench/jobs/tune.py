@@ -74,7 +74,7 @@ def of_job(spec: TuneSpec) -> tuple[TuneSpec, Job]:
     nothing is told there of the spec's collectives."""
     from commbench.jobs.messages import messages  # readers are many
 
-    job = messages(Path(spec.job))
+    job = messages(Path(spec.job), spec.job_ranks)
     if not spec.sizes_of_job:
         return spec, job
     ops = spec.sweep.cases[0].op
@@ -106,7 +106,7 @@ def conduct(asked: Asked) -> Conduct:
             options=spec.options,
             budget=spec.budget,
             trial=spec.sweep.stop.max_time,
-            weights=weights(cases, asked.job.messages) if asked.job else None,
+            weights=weights(cases, asked.job.messages, machine.size) if asked.job else None,
             trials=Trials(journal.measurements),
         )
         tell = _Teller(plan, spec.budget, bench.watcher.say)

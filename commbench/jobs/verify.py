@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import msgspec
@@ -125,7 +125,11 @@ def variables(recommendation: Recommendation, folder: Path) -> dict[str, str]:
     for rule in rules:
         if foreign := [name for name, _ in rule.settings if not library_of(name)]:
             raise SpecError(f"{foreign[0]} ({rule.op}): no variable sets it in a job that is not commbench's")
-    return {one.name: one.value for one in emitted.variables(recommendation, folder.absolute())} if rules else {}
+    return (
+        {one.name: one.value for one in emitted.variables(recommendation, PurePosixPath(folder.absolute()))}
+        if rules
+        else {}
+    )
 
 
 def write_files(recommendation: Recommendation, folder: Path, program: str) -> None:

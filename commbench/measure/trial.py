@@ -36,6 +36,7 @@ _LEFT = 10.0  # seconds in which killed processes are gone
 _LINE = 65536  # characters of a line of output
 _LOG_BYTES = 64 * 2**20
 _MOST_STEPS = 1_000_000
+_RAISED = re.compile(r"\b[A-Z]\w*(?:Error|Exception|Interrupt): \S")  # torchrun prints twenty lines of its own below it
 
 
 class Pattern(NamedTuple):
@@ -114,14 +115,13 @@ class _Ended(NamedTuple):
     wall: float
     stopped: str
     steps: list[Step]
-    tail: tuple[str, ...]
+    words: str  # what the job said last, its own error before all else
     odd: str  # what the pattern found and is no number
 
 
 def _why(ended: _Ended, made: Mapping[str, Any], trouble: str) -> str:
     """The first thing that makes a start no answer, with what the job said last."""
-    last = " | ".join(line for line in ended.tail[-3:])
-    said = f"; its last words: {last}" if last else "; it printed nothing"
+    said = f"; its last words: {ended.words}" if ended.words else "; it printed nothing"
     steps = len(made.get("seconds", ()))
     if ended.stopped:
         return f"{ended.stopped}, after {steps} steps{said}"
@@ -140,7 +140,8 @@ class _Job:
     def __init__(self, wanted: Wanted, log: IO[bytes], session: str) -> None:
         self._wanted, self._log = wanted, log
         self._token = uuid.uuid4().hex
-        self._tail: collections.deque[str] = collections.deque(maxlen=12)
+        self._tail: collections.deque[str] = collections.deque(maxlen=3)
+        self._raised = ""
         self._steps: list[Step] = []
         self._odd, self._heard, self._logged = "", 0, 0
         self._began = time.monotonic()
@@ -172,8 +173,10 @@ class _Job:
                 if self._logged < _LOG_BYTES:
                     with contextlib.suppress(OSError):
                         self._logged += self._log.write(line.encode(errors="replace"))
-                if line.strip():
+                if any(map(str.isalnum, line)):
                     self._tail.append(line.strip()[:300])
+                if not self._raised and _RAISED.search(line):  # those of the other ranks are its echo
+                    self._raised = line.strip()[:300]
                 self._look(line)
 
     def _look(self, line: str) -> None:
@@ -207,7 +210,8 @@ class _Job:
         finally:
             self._end()
             self._listener.join(2.0)
-        return _Ended(self._process.returncode, wall, stopped, self._steps, tuple(self._tail), self._odd)
+        words = self._raised or " | ".join(self._tail)
+        return _Ended(self._process.returncode, wall, stopped, self._steps, words, self._odd)
 
     def _life(self) -> int:
         """A number that grows while the job prints or writes steps."""

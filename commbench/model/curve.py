@@ -110,7 +110,7 @@ def measured_curve(measurements: Iterable[Measurement], op: str, **match: object
     """
     found = [
         row
-        for row in rows(measurements, who=False)
+        for row in rows(measurements)
         if row.op == op and row.status == "ok" and row.median_us and row.nbytes
         if all(getattr(row, name) == value for name, value in match.items())
     ]

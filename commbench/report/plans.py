@@ -1,8 +1,11 @@
 """What a search for a bucket plan found, as sentences: plans, what is recommended, what the tail costs."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from commbench.emit import frameworks
 from commbench.emit.target import Line, Place
@@ -17,8 +20,8 @@ from commbench.units import format_time
 _HEAD = ("plan", "predicted", "measured", "change of the step", "trials")
 
 
-def text(planned: Planned, recommendation: Recommendation) -> Iterator[str]:
-    """The answer first, then every plan, then what no plan can change and what the search cost."""
+def text(planned: Planned, recommendation: Recommendation, folder: Path | None = None) -> Iterator[str]:
+    """The answer first, then every plan, then what no plan can change and what the search cost; the folder at last."""
     seen = found(planned)
     yield from _answer(planned, recommendation)
     yield ""
@@ -29,6 +32,45 @@ def text(planned: Planned, recommendation: Recommendation) -> Iterator[str]:
     if planned.search:
         yield from (f"# {line}" for line in planned.search.lines())
     yield from (f"# note: {safe(note)}" for note in planned.notes)
+    if folder:
+        yield f"# folder: {folder}"
+
+
+def as_json(planned: Planned, recommendation: Recommendation) -> str:
+    """`{"schema": 1, "decided": ..., "plans": [...], "recommendation": {...}}`; plan.json has the trials."""
+    seen = found(planned)
+    rows = [
+        {
+            "name": plan.name,
+            "settings": dict(plan.settings),
+            "predicted_seconds": plan.predicted,
+            "measured_seconds": us / 1e6 if (us := seen.times_us.get(plan.settings)) else None,
+            **_ratio(seen, plan.settings),
+            "void": seen.void.get(plan.settings),
+        }
+        for plan in planned.plans
+    ]
+    told = {
+        "schema": 1,
+        "decided": seen.decided,
+        "plans": rows,
+        "tail_seconds": planned.tail,
+        "seconds": planned.seconds,
+        "recommendation": msgspec.to_builtins(recommendation),
+    }
+    return json.dumps(told, indent=1)
+
+
+def _ratio(seen: Found, settings: Settings) -> dict[str, float | int | None]:
+    """Its step over the default's, with the interval that holds for all plans together."""
+    ratio = seen.judged[settings].ratio if settings in seen.judged else None
+    known = ratio is not None and not math.isnan(ratio.half)
+    return {
+        "ratio": math.exp(ratio.log_ratio) if ratio and not math.isnan(ratio.log_ratio) else None,
+        "ratio_low": math.exp(ratio.low) if ratio and known else None,
+        "ratio_high": math.exp(ratio.high) if ratio and known else None,
+        "trials": ratio.trials if ratio else None,
+    }
 
 
 def _answer(planned: Planned, recommendation: Recommendation) -> Iterator[str]:
@@ -56,7 +98,7 @@ def _settings(planned: Planned) -> Settings:
 
 def _uses(planned: Planned, plan: BucketPlan, recommendation: Recommendation) -> Iterator[str]:
     """The same plan in the words of each framework that has words for it."""
-    if planned.spec["parallel"] == "fsdp2":
+    if planned.spec.get("parallel") == "fsdp2":
         kept = "" if plan.reshard_after_forward else ", reshard_after_forward=False"
         yield f"FSDP2: fully_shard each of {', '.join(plan.modules)}{kept}; {plan.prefetch} groups fetched ahead"
         return
@@ -93,18 +135,18 @@ def table(planned: Planned, seen: Found) -> Iterator[str]:
     for plan in planned.plans:
         measured, judged = seen.times_us.get(plan.settings), seen.judged.get(plan.settings)
         if plan.settings in seen.void:
-            change, trials = "void", ""
+            said, trials = "void", ""
         elif not plan.settings:
-            change, trials = "", str(_rounds(planned))
+            said, trials = "", str(_rounds(planned))
         else:
-            change = _change(judged.ratio) if judged else "not raced"
+            said = change(judged.ratio) if judged else "not raced"
             trials = str(judged.ratio.trials) if judged else ""
         rows.append(
             (
                 plan.name,
                 format_time(plan.predicted) if plan.predicted else "-",
                 format_time(measured / 1e6) if measured else "-",
-                change,
+                said,
                 trials,
             )
         )
@@ -118,7 +160,8 @@ def _rounds(planned: Planned) -> int:
     return sum(1 for trial in planned.trials if not trial.case.settings)
 
 
-def _change(ratio: Interval) -> str:
+def change(ratio: Interval) -> str:
+    """`-12.3% (-15.0% to -9.5%)`: of the step, against the default's."""
     middle = math.expm1(ratio.log_ratio)
     if math.isnan(ratio.half) or ratio.half > 1:
         return f"{middle:+.1%} (too few trials for an interval)"

@@ -6,6 +6,7 @@ job, what the search cost and leaves open, and what to do next.
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ from commbench.units import format_bytes
 
 Mark = Literal["proved", "not proved", "uncertain"]
 
-_TARGETS = {"openmpi": "openmpi", "mpich": "mpich", "nccl": "nccl-csv", "": "env"}
+_TARGETS = {"openmpi": "openmpi", "mpich": "mpich", "nccl": "nccl-csv"}
 _NUMERICS = {
     "neutral": "results stay the same, bit by bit",
     "bitwise-changing": "sums in another order: bits of results can change",
@@ -95,6 +96,8 @@ def _size(tuned: Tuned, trials: Trials, choice: Choice, judged: Mapping[Settings
     ratio = judged[best].ratio if best in judged else None
     known = ratio is not None and not math.isnan(ratio.half)
     ranks, nbytes = trials.about[choice.point]
+    void = any(point == choice.point and settings for point, settings in trials.void)
+    open_ = choice.uncertain or ("" if judged or void else "nothing was tried beside the default")
     time = _finite(math.exp(trials.log_time(choice.point, best)) * 1e6) if best else None
     return Size(
         op=case.op,
@@ -114,8 +117,8 @@ def _size(tuned: Tuned, trials: Trials, choice: Choice, judged: Mapping[Settings
         trials=sum(map(len, trials.logs[choice.point].values())),
         rounds=trials.rounds(choice.point),
         candidates=len(judged),
-        mark="proved" if choice.settings else "uncertain" if choice.uncertain else "not proved",
-        uncertain=choice.uncertain,
+        mark="proved" if choice.settings else "uncertain" if open_ else "not proved",
+        uncertain=open_,
     )
 
 
@@ -194,7 +197,7 @@ def table(found: Sequence[Size], options: Options = USUAL) -> Iterator[str]:
     if "not proved" in marks:
         yield f"# not proved: nothing is faster than the default by more than {100 * options.regret:g} %, so it stays"
     if "uncertain" in marks:
-        yield "# uncertain: something may be faster, more trials would tell; until then the default stays"
+        yield "# uncertain: something may be faster; more trials would tell"
 
 
 def _us(value: float | None) -> str:
@@ -253,15 +256,21 @@ def job(tuned: Tuned) -> Iterator[str]:
         yield from (f"# job: {safe(note)}" for note in tuned.job.notes)
 
 
+def _target(rule: Rule) -> str:
+    """Rules files are about algorithms; a setting of a whole process is a variable."""
+    chosen = [name for name, _ in rule.settings if re.search(r"(?i)_algorithm$|^NCCL_(ALGO|PROTO)$", name)]
+    return _TARGETS[library_of(chosen[0])] if chosen else "env"
+
+
 def following(recommendation: Recommendation, folder: Path | None = None) -> Iterator[str]:
     """The commands that apply, prove and guard what was found."""
     where = safe(shlex.quote(str(folder))) if folder else "DIR"
     found = [rule for rule in recommendation.rules if proven(rule)]
-    for library in dict.fromkeys(library_of(name) for rule in found for name, _ in rule.settings):
-        yield f"commbench emit {where} --for {_TARGETS[library]}"
+    for target in dict.fromkeys(_target(rule) for rule in found):
+        yield f"commbench emit {where} --for {target}"
     if found:
         yield f"commbench verify {where} -- mpirun -n {found[0].ranks} python train.py    # in your own job"
-        yield f"commbench tune --recheck {where}    # after an upgrade, and before {safe(recommendation.expires[:10])}"
+        yield f"commbench tune --recheck {where} -n {found[0].ranks}    # after an upgrade, and before {safe(recommendation.expires[:10])}"
 
 
 def rechecked(again: Sequence[Rechecked], changed: Sequence[Difference]) -> Iterator[str]:

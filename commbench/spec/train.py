@@ -17,14 +17,14 @@ TRAINING = Kind("training spec", "model", "model: gpt", "layers=12 or --set ddp.
 class Ddp(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of DistributedDataParallel; None leaves its default. Caps are MiB, as DDP wants them.
 
-    hook: what gradients are on the wire, bf16 or powersgd; it changes numbers, so it is used only where asked for.
+    hook: what gradients are on the wire; it changes the numbers that are summed, so it is used only where asked for.
     """
 
     bucket_cap_mb: float | None = None
     bucket_cap_mb_list: tuple[float, ...] | None = None
     gradient_as_bucket_view: bool | None = None
     static_graph: bool | None = None
-    hook: Literal["", "bf16", "powersgd"] = ""
+    hook: Literal["", "bf16", "fp16", "powersgd"] = ""
 
     def kwargs(self) -> dict[str, Any]:
         """Those that are set; the hook is none of them."""
@@ -75,7 +75,7 @@ class TrainSpec(msgspec.Struct, frozen=True, kw_only=True):
         return plain
 
 
-def _number(low: float, high: float) -> v.Reader:
+def number(low: float, high: float) -> v.Reader:
     """A number above `low`, up to `high`."""
 
     def reader(field: Field) -> float:
@@ -94,14 +94,14 @@ def _bytes(field: Field) -> int:
         raise field.error(str(error)) from None
 
 
-def _caps(field: Field) -> tuple[float, ...]:
+def caps(field: Field) -> tuple[float, ...]:
     entries = field.entries()
     if not entries:
         raise field.error("the list is empty; give at least one cap in MiB, or leave the key out")
-    return tuple(_cap(entry) for entry in entries)
+    return tuple(cap(entry) for entry in entries)
 
 
-_cap = _number(0, 2**20)
+cap = number(0, 2**20)
 _SIZE = v.whole(1, 2**20)
 KEYS: dict[str, v.Reader] = {
     "name": v.name,
@@ -116,7 +116,7 @@ KEYS: dict[str, v.Reader] = {
     "steps": v.whole(1, 10**6),
     "warmup": v.whole(0, 10**6),
     "alone": v.whole(0, 1000),
-    "learning_rate": _number(0, 10),
+    "learning_rate": number(0, 10),
     "threads": v.whole(1, 1024),
     "text": _bytes,
     "seed": v.whole(0, 2**63 - 1),
@@ -124,11 +124,11 @@ KEYS: dict[str, v.Reader] = {
     "ddp": v.section(
         Ddp,
         {
-            "bucket_cap_mb": _cap,
-            "bucket_cap_mb_list": _caps,
+            "bucket_cap_mb": cap,
+            "bucket_cap_mb_list": caps,
             "gradient_as_bucket_view": v.flag,
             "static_graph": v.flag,
-            "hook": v.choice(("bf16", "powersgd"), "hook"),
+            "hook": v.choice(("bf16", "fp16", "powersgd"), "hook"),
         },
     ),
     "fsdp": v.section(
@@ -152,6 +152,8 @@ def load(source: str, overrides: Sequence[str] = ()) -> TrainSpec:
             raise fields[key].error(f"goes with parallel: {way}, not with {spec.parallel}")
     if spec.ddp.bucket_cap_mb is not None and spec.ddp.bucket_cap_mb_list is not None:
         raise fields["ddp"].child("bucket_cap_mb_list").error("goes without bucket_cap_mb: keep one of them")
+    if spec.ddp.hook == "bf16" and spec.backend == "gloo":
+        raise fields["ddp"].child("hook").error("bf16 is for NCCL: torch refuses it over gloo; use fp16 there")
     if spec.model == "gpt" and spec.width % spec.heads:
         raise top.child("heads" if "heads" in fields else "width").error(
             f"width {spec.width} is not a multiple of the {spec.heads} heads"

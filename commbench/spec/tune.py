@@ -34,6 +34,7 @@ class TuneSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     candidates  settings that take part besides those of the catalogue, or (`catalogue` false) instead of them
     job         path of a training job's record (traces, train.json, step files, shapes): what its messages are
+    job_ranks   ranks of its collectives, where the record does not tell them (old traces)
     """
 
     name: str
@@ -44,6 +45,7 @@ class TuneSpec(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[Settings, ...] = ()
     catalogue: bool = True
     job: str = ""
+    job_ranks: int | None = None
     sizes_of_job: bool = False
 
     @property
@@ -106,6 +108,7 @@ _REST: dict[str, v.Reader] = {
     "candidates": _candidates,
     "catalogue": v.flag,
     "job": _text,
+    "job_ranks": v.whole(1, 2**20),
     "seed": v.whole(0, 2**63 - 1),
     "deadline": v.time,
 }

@@ -190,24 +190,50 @@ def _variable(field: Field) -> str:
     return text
 
 
-_MPI = re.compile(r"(coll_|MPIR_CVAR_)\w{1,80}", re.ASCII)
+def _words(field: Field) -> str:
+    """A value of an environment variable: words and what stands between them in lists."""
+    text = field.value if isinstance(field.value, str) else show(field.value)
+    if not re.fullmatch(r"[\w.+:;,^=/*@-]{1,200}", text, re.ASCII):
+        raise field.error(f"{show(field.value)} is no value of a variable; write a number, a word or a list as in a,b")
+    return text
+
+
+# Variables by their own names, as the libraries have hundreds: which backend has them, and what they take.
+_FAMILIES: dict[str, Setting] = {
+    "coll_": Setting(("mpi",), _variable),
+    "MPIR_CVAR_": Setting(("mpi",), _variable),
+    "OMPI_MCA_": Setting(("mpi",), _words),
+    "NCCL_": Setting(("nccl",), _words),
+    "GLOO_": Setting(("gloo",), _words),
+}
+_NAMED = re.compile(rf"({'|'.join(_FAMILIES)})\w{{1,80}}", re.ASCII)
 
 
 class _Settings(dict[str, Setting]):
-    """Our own settings are listed. The control variables of MPI libraries go by their own names, hundreds of them:
-    the library that a case runs on says whether it has one."""
+    """Our own settings are listed. Variables of libraries go by their own names: the library that a case runs on says
+    whether it has one."""
 
     def __missing__(self, name: str) -> Setting:
-        if not _MPI.fullmatch(name):
+        if (match := _NAMED.fullmatch(name)) is None:
             raise KeyError(name)
-        return Setting(("mpi",), _variable)
+        return _FAMILIES[match[1]]
 
     def known(self, names: Collection[str]) -> tuple[str, ...]:
-        """Those listed, and of `names` those that an MPI library may have."""
-        return (*self, *(name for name in names if _MPI.fullmatch(name)))
+        """Those listed, and of `names` those that a library may have."""
+        return (*self, *(name for name in names if _NAMED.fullmatch(name)))
 
 
-SETTINGS = _Settings({"cuda_graph": Setting(("nccl",), flag)})
+# threads: of each process group. groups: process groups that share one message. The last three are per communicator.
+SETTINGS = _Settings(
+    {
+        "cuda_graph": Setting(("nccl",), flag),
+        "threads": Setting(("gloo",), whole(1, 64)),
+        "groups": Setting(("gloo",), whole(1, 16)),
+        "min_ctas": Setting(("nccl",), whole(1, 64)),
+        "max_ctas": Setting(("nccl",), whole(1, 64)),
+        "cga_cluster_size": Setting(("nccl",), whole(0, 8)),
+    }
+)
 
 
 def settings(field: Field) -> tuple[tuple[str, tuple[str, ...]], ...]:

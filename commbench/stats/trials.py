@@ -80,7 +80,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
     void      why there is no answer at all
     doubts    why a gain that was seen does not count as proved
-    effect    confirmed: the ranks saw every setting; untold: they told nothing
+    effect    confirmed: the ranks saw every setting, and told DDP's buckets where there is a plan; untold: they did not
     """
 
     speed: Effect | None = None
@@ -128,7 +128,7 @@ def judge(
     medians, means = (
         [np.array([[f(one.seconds[skip:]) for one in side]]) for side in sides] for f in (_log_median, _log_mean)
     )
-    log_ratio, half = log_ratios(*medians, confidence=1 - (1 - confidence) * (1 - _LOSS_SHARE))
+    log_ratio, half = log_ratios(medians[0], medians[1], 1 - (1 - confidence) * (1 - _LOSS_SHARE))
     (verdict,) = verdicts(log_ratio, half, min_effect)
     ratio, width = float(log_ratio[0]), float(half[0])
     speed = Effect(

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +74,8 @@ def _plan(found: Recommendation, path: Path, model: str, ranks: int | None, forc
 
 
 def _torch() -> str:
+    from importlib import metadata
+
     try:
         return metadata.version("torch")
     except metadata.PackageNotFoundError:

@@ -189,10 +189,11 @@ class Job:
         work = dist.all_reduce(buffer, group=self.group(), async_op=True) if buffer is not None else None
         if work is not None:
             work.get_future().add_done_callback(lambda _: ended.append(time.perf_counter()))
-        loss.backward()
+        loss.backward(retain_graph=True)
         backward = time.perf_counter() - began
         while work is not None and not work.is_completed():
-            self.model(window).backward()
+            loss.backward(retain_graph=True)  # no forward pass: it would keep Python's lock from the callback
+            time.sleep(1e-5)
         self.model.zero_grad(set_to_none=True)
         if work is None or buffer is None:
             return Sent(0.0, backward, 0)
@@ -256,8 +257,8 @@ def _register(model: DistributedDataParallel, hook: str, group: Any) -> None:
     """A communication hook: it changes the numbers that are summed."""
     from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 
-    if hook == "bf16":
-        model.register_comm_hook(group, default_hooks.bf16_compress_hook)
+    if hook in ("bf16", "fp16"):
+        model.register_comm_hook(group, getattr(default_hooks, f"{hook}_compress_hook"))
     else:
         # Two steps as usual, because DDP makes its buckets anew in the second; then rank 1, as torch's default.
         state = powerSGD_hook.PowerSGDState(group, matrix_approximation_rank=1, start_powerSGD_iter=2)

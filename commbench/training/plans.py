@@ -30,7 +30,7 @@ STEPS = 5  # of a trial that count
 _NEAR = 1e-3  # share by which losses differ by sums in another order, at most
 _HOOKED = 0.1  # the same where a hook changes what is summed
 _SEEN = 0.25  # of the backward pass: a collective that takes less tells little of how it slows computing
-_LEAST, _MOST = 4, 7  # rounds of the collectives
+_LEAST, _MOST = 3, 7  # rounds of the collectives
 Guard = Callable[[str, float], AbstractContextManager[None]]
 
 
@@ -60,7 +60,6 @@ class Session:
         self._spec, self._world, self._guard, self._job = spec, world, guard, job
         self._losses: tuple[float, ...] = ()  # of the default, on this rank
         self.nbytes = sum(job.nbytes)
-        self.first = world.rank == 0
 
     def _all(self, mine: Any) -> list[Any]:
         """What every rank has, on rank 0."""
@@ -146,7 +145,11 @@ class Session:
 
     # -- a trial
 
-    def trial(self, settings: Settings, round_: int) -> Measurement | None:
+    def trial_seconds(self, step: float) -> float:
+        """What a trial takes whose steps take `step` seconds; the first steps and the wrapping take longer."""
+        return 0.2 + 1.3 * (_REBUILD + STEPS) * step
+
+    def trial(self, settings: Settings) -> Measurement | None:
         """Steps with these settings, from the model's beginning on; on rank 0 the slowest rank's times."""
         kwargs = kwargs_of(settings)
         hook = str(kwargs.pop("hook", ""))
@@ -165,7 +168,7 @@ class Session:
             return None
         made = [msgspec.convert(one, _Told) for one in told]
         apart = self._spec.parallel == "ddp" and len({one.digest for one in made}) > 1
-        return _measurement(self.case(settings), round_, made, apart, self._off(losses, hook))
+        return _measurement(self.case(settings), made, apart, self._off(losses, hook))
 
     def case(self, settings: Settings = ()) -> Case:
         return msgspec.structs.replace(case_of({"backend": self._spec.backend}, self.nbytes), settings=settings)
@@ -187,7 +190,7 @@ def _name(settings: Settings) -> str:
     return " ".join(f"{key}={value}" for key, value in settings) or "the default"
 
 
-def _measurement(case: Case, round_: int, told: Sequence[_Told], apart: bool, off: int) -> Measurement:
+def _measurement(case: Case, told: Sequence[_Told], apart: bool, off: int) -> Measurement:
     """The trial as rank 0 sees it: wrong counts steps whose loss is another one, and parameters that drifted apart."""
     middles = [median(one.seconds) for one in told]
     slowest = middles.index(max(middles))
@@ -201,7 +204,6 @@ def _measurement(case: Case, round_: int, told: Sequence[_Told], apart: bool, of
         status="failed" if why else "ok",
         why=why,
         ranks=len(told),
-        launch=round_,
         nbytes=case.nbytes,
         seconds=told[slowest].seconds,
         slowest=(slowest,) * len(told[slowest].seconds),
@@ -214,14 +216,17 @@ def _measurement(case: Case, round_: int, told: Sequence[_Told], apart: bool, of
 
 
 def _slowdowns(beside: Mapping[int, Sequence[tuple[float, float]]]) -> list[float]:
-    """gamma of each sample: what the backward pass took more, by the time in which the collective ran beside it."""
+    """gamma of each sample: what the backward pass took more, by the time in which the collective ran beside it.
+
+    Where collectives outlast the pass, only those samples count: of a short one little is seen beside the noise.
+    """
     alone = median(backward for _, backward in beside[0])
+    rows = [row for size, each in beside.items() for row in each if size]
+    rows = [row for row in rows if row[0] >= row[1]] or [row for row in rows if row[0] >= _SEEN * alone]
     found = []
-    for size, rows in beside.items():
-        for seconds, backward in rows:
-            both = min(seconds, backward)
-            if size and both >= _SEEN * alone:
-                found.append(both / max(both - (backward - alone), alone / 100))
+    for seconds, backward in rows:
+        both = min(seconds, backward)
+        found.append(both / max(both - (backward - alone), alone / 10))
     return found
 
 

@@ -7,7 +7,7 @@ import msgspec
 from commbench import knobs
 from commbench.backends import mpi_tool
 from commbench.backends.mpi_tool import THEIRS, about
-from commbench.collectives import COLLECTIVES, SPLIT
+from commbench.collectives import COLLECTIVES
 from commbench.errors import SpecError, nearest
 from commbench.model.cost import ANY, Network, cost
 from commbench.records.recommendation import Numerics
@@ -59,6 +59,8 @@ class Candidate(msgspec.Struct, frozen=True):
 DEFAULT = Candidate("default")
 
 
+# Collectives of which a message can be cut into parts that know nothing of each other, one a process group.
+SPLIT = ("all_reduce", "reduce", "broadcast")
 # Gloo: torch gives a process group 2 threads, and a message one group.
 _GLOO = (("threads", ("1", "4", "8")), ("groups", ("2", "4")))
 # NCCL, by launch. Never LL128: where the hardware does not keep its order, data is wrong.
@@ -78,7 +80,7 @@ def candidates(library: str, op: str, ranks: int) -> tuple[Candidate, ...]:
     """
     if library == "gloo":
         split = op in SPLIT
-        return (DEFAULT, *(_single(name, v) for name, vs in _GLOO for v in vs if split or name != "groups"))
+        return (DEFAULT, *(chosen(((name, v),)) for name, vs in _GLOO for v in vs if split or name != "groups"))
     if library == "nccl":
         return (DEFAULT, *_nccl(op))
     if library not in _VARIABLE:
@@ -93,19 +95,14 @@ def candidates(library: str, op: str, ranks: int) -> tuple[Candidate, ...]:
         value, _, name = choice.rpartition(":")
         if name in _NOT or (name == "two_proc" and ranks != 2) or (name == "neighbor" and ranks % 2):
             continue
-        chosen = Candidate(
+        plain = Candidate(
             name, ((variable, value or name),), _MODEL.get(name, name), level=knob.level, numerics=numerics
         )
-        found.append(chosen)
+        found.append(plain)
         size = f"{variable}_segmentsize"
         if name in _SEGMENTED and _CATALOGUED[library] + size in knobs.table():
-            found += [_segmented(chosen, size, segment) for segment in _SEGMENTS]
+            found += [_segmented(plain, size, segment) for segment in _SEGMENTS]
     return tuple(found)
-
-
-def _single(name: str, value: str) -> Candidate:
-    numerics: Numerics = "neutral" if name == "threads" else "bitwise-changing"
-    return Candidate(f"{name}={value}", ((name, value),), numerics=numerics)
 
 
 def _nccl(op: str) -> list[Candidate]:
@@ -126,18 +123,27 @@ def at_start(name: str) -> bool:
 
 def concerns(settings: Settings, op: str) -> bool:
     """Whether settings can mean anything to a collective: MPI's variables name theirs."""
-    named = {about(name)[1] for name, _ in settings} - {""}
+    named = {about(name.removeprefix("OMPI_MCA_"))[1] for name, _ in settings} - {""}
     return not named or named == {THEIRS.get(op)}
+
+
+# Variables of how bytes travel, whatever is computed with them.
+_CARRYING = ("OMPI_MCA_btl", "OMPI_MCA_pml", "GLOO_SOCKET", "NCCL_SOCKET", "NCCL_NSOCKS", "threads")
+
+
+def _neutral(name: str) -> bool:
+    """Whether a setting is known to leave the bits of a result alone."""
+    knob = knobs.find(name) or knobs.find(f"OMPI_MCA_{name}")
+    return name.startswith(_CARRYING) or (knob is not None and not knob.numerics and not at_start(name))
 
 
 def chosen(settings: Settings) -> Candidate:
     """Settings that somebody wrote down, as a candidate."""
-    found = [knob for name, _ in settings if (knob := knobs.find(name) or knobs.find(f"OMPI_MCA_{name}"))]
     return Candidate(
         " ".join(f"{name}={value}" for name, value in settings),
         tuple(sorted(settings)),
         level="process" if any(at_start(name) for name, _ in settings) else "communicator",
-        numerics="bitwise-changing" if any(knob.numerics for knob in found) or not found else "neutral",
+        numerics="neutral" if all(_neutral(name) for name, _ in settings) else "bitwise-changing",
     )
 
 

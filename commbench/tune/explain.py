@@ -1,8 +1,9 @@
 """What a tuned job could gain: the measured default against the rules found, weighted by the job's own sizes. Pure."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import msgspec
@@ -63,9 +64,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             yield f"{where}; none of your sizes was measured{why}, so nothing can be said of the gain"
             return
         if self.gain is not None:
-            yield f"{where}; possible gain {self.gain[0] * 100:.1f} % of the step, +-{self.gain[1] * 100:.1f}"
+            gain, half = _as_exact(100 * self.gain[0], 100 * self.gain[1], 1)
+            yield f"{where}; possible gain {gain} % of the step, +-{half}"
         else:
-            yield f"{where}; possible gain {self.gain_us[0]:.0f} us a step, +-{self.gain_us[1]:.0f}"
+            gain, half = _as_exact(*self.gain_us, 0)
+            yield f"{where}; possible gain {gain} us a step, +-{half}"
         if self.doubt:
             yield self.doubt
         if self.measured_share < 1 - 1e-9:
@@ -78,6 +81,12 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
             )
         if len(better) > _TOLD:
             yield f"and {len(better) - _TOLD} more sizes"
+
+
+def _as_exact(value: float, half: float, least: int) -> tuple[str, str]:
+    """With as many decimals (up to 3) as show the interval."""
+    decimals = min(max(least, math.ceil(-math.log10(half))), 3) if half > 0 else least
+    return f"{value:.{decimals}f}", f"{half:.{decimals}f}"
 
 
 def _percent(share: float) -> str:
@@ -165,21 +174,24 @@ def _line(known: "_Known", message: Message, calls: float, share: float, at: _At
 
 
 def _gain(known: "_Known", parts: Iterable[tuple[_At, float]]) -> tuple[float, float]:
-    """(sum, half its interval) of what is saved of `spent` us each: errors of one source add up, of several in square.
+    """(sum, half its interval) of what is saved of `spent` us each.
 
-    A saving is spent * (1 - r): r has the error of its ratio, and spent that of the default's own time.
+    A saving is spent * (1 - r): r has the error of its ratio, and spent that of the default's own time. Errors of one
+    source add up, of several in square; luck in choosing goes one way everywhere, so it adds up over all.
     """
-    errors: Counter[tuple[Point, Settings]] = Counter()
-    saved = 0.0
+    errors: dict[tuple[Point, Settings], float] = defaultdict(float)
+    saved, luck = 0.0, 0.0
     for at, spent in parts:
         if not at.settings:
             continue
         gain = -spent * math.expm1(at.log_ratio)
         saved += gain
         for point, share in at.points:
-            errors[point, at.settings] += share * (spent - gain) * math.expm1(known.half[point, at.settings])  # type: ignore[assignment]
-            errors[point, ()] += share * gain * math.expm1(known.half[point, ()])  # type: ignore[assignment]
-    return saved, math.sqrt(sum(error * error for error in errors.values()))
+            half = math.expm1(known.half[point, at.settings])
+            errors[point, at.settings] += share * (spent - gain) * half
+            errors[point, ()] += share * gain * math.expm1(known.half[point, ()])
+            luck += share * (spent - gain) * half * known.luck[point]
+    return saved, math.sqrt(sum(error * error for error in errors.values())) + luck
 
 
 class _Known:
@@ -195,24 +207,28 @@ class _Known:
         used = {rule.settings for rule in self._rules}
         pairs = [(p, s) for p in points for s in trials.tried(p) if s in used]
         rows = [trials.against(point, settings, ()) for point, settings in pairs]
-        each = intervals(rows, [point for point, _ in pairs], options.confidence, self._selected(points))
+        each = intervals(rows, [point for point, _ in pairs], options.confidence, 1)
         self.ratio = {pair: one.log_ratio for pair, one in zip(pairs, each, strict=True) if not math.isnan(one.half)}
         self.half = {pair: one.half for pair, one in zip(pairs, each, strict=True)}
         logs = [np.array([x for x in trials.logs[p][()].values() if not math.isnan(x)]) for p in points]
         for point, one in zip(points, intervals(logs, points, options.confidence, 1), strict=True):
             self.half[point, ()] = one.half
+        self.luck = {point: self._luck(point) for point in points}
 
-    def _selected(self, points: Sequence[Point]) -> int:
-        """From how many a setting was chosen, at most: the fastest of many seems faster than it is, by luck, and so do
-        those that passed at one of several looks. An interval for all of them at once holds for the chosen one too."""
+    def _luck(self, point: Point) -> float:
+        """How far the fastest of several seems faster than it is, at most, in halves of its interval: the expected
+        highest of as many normal errors (Blom 1958). All could have been chosen that had the trials for it, at each of
+        the search's looks."""
         trials = self._trials
-        rivals = [sum(len(trials.against(p, s, ())) >= LOOKS[0] for s in trials.tried(p) if s) for p in points]
-        return max([1, *rivals]) * len(LOOKS)
+        rivals = sum(len(trials.against(point, s, ())) >= LOOKS[0] for s in trials.tried(point) if s)
+        many = max(rivals, 1) * len(LOOKS)
+        return NormalDist().inv_cdf((many - 0.375) / (many + 0.25)) / NormalDist().inv_cdf(0.975)
 
     def others(self, messages: Iterable[Message]) -> str:
         """Why none of the messages was measured, where it is for their number of ranks."""
         for op, ranks in sorted({(one.op, one.ranks) for one in messages}):
-            if there := sorted(n for known, n in self._lines if known == op):
+            there = sorted(n for known, n in self._lines if known == op)
+            if there and ranks not in there:
                 return f"{op} was measured on {', '.join(map(str, there))} ranks, the job calls it on {ranks}"
         return ""
 

@@ -267,7 +267,13 @@ def _why_keep(planned: Planned, seen: Found) -> str:
     if not math.isnan(best.ratio.half):
         change += f" ({math.expm1(best.ratio.low):+.1%} to {math.expm1(best.ratio.high):+.1%})"
     head = f"{planned.keep}; measured" if planned.keep else "no plan is proved to save more than 2 % of the step"
-    return f"{head}: the best of {len(seen.judged)}, {change}"
+    open_ = seen.choice.uncertain if seen.choice else ""
+    more = "; the budget ended before that was settled: a larger --budget goes on" if open_ and _ended(planned) else ""
+    return f"{head}: the best of {len(seen.judged)}, {change}{more}"
+
+
+def _ended(planned: Planned) -> bool:
+    return planned.search is not None and any("budget" in one for one in planned.search.left_out)
 
 
 def _bucket_plan(planned: Planned, choice: Choice) -> BucketPlan:
@@ -294,7 +300,7 @@ def _bucket_plan(planned: Planned, choice: Choice) -> BucketPlan:
         evidence=(msgspec.structs.replace(choice.point.case, settings=choice.settings).key, choice.point.case.key),
         numerics=numerics,
     )
-    if planned.spec["parallel"] != "fsdp2":
+    if planned.spec.get("parallel") != "fsdp2":
         return plan
     step = kwargs.get("blocks", 1)
     groups = [planned.modules[k : k + step] for k in range(0, len(planned.modules), step)]

@@ -1,7 +1,8 @@
 """A run folder of a search to a recommendation. Pure: the same journal gives the same bytes."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+
+import numpy as np
 
 from commbench.collectives import COLLECTIVES
 from commbench.errors import SpecError
@@ -13,7 +14,7 @@ from commbench.tune.evidence import Trials
 from commbench.tune.rules import find
 from commbench.tune.verdicts import Choice, Options, choices
 
-_HOLDS = timedelta(days=90)  # then libraries, drivers and cables are no longer what they were
+_HOLDS = 90  # days; then libraries, drivers and cables are no longer what they were
 _MPI = ("openmpi", "mpich")
 
 Race = dict[str, tuple[Candidate, ...]]
@@ -46,11 +47,10 @@ def recommend(
     machine = run.machine
     found = find(measurements, race, nodes=len(machine.hosts), options=options, held=held)
     each = choices(Trials(measurements), options)
-    created = datetime.fromisoformat(run.created)
     return Recommendation(
         name=run.name,
         created=run.created,
-        expires=(created + _HOLDS).isoformat(timespec="seconds"),
+        expires=expires(run.created),
         machine=facts_of(machine),
         versions=versions_of(machine),
         data_sha256=data_sha256,
@@ -59,6 +59,11 @@ def recommend(
         busbw_gbps=_plateau(each, len(machine.hosts)),
         notes=tuple(f"uncertain at {_at(one)}: {one.uncertain}" for one in each if one.uncertain),
     )
+
+
+def expires(created: str) -> str:
+    """The moment, ISO 8601 like `created`, from which on it is to be measured again."""
+    return f"{np.datetime64(created[:10]) + np.timedelta64(_HOLDS, 'D')}{created[10:]}"
 
 
 def _keep(each: Sequence[Choice], options: Options) -> str:

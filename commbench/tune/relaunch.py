@@ -98,11 +98,6 @@ class Launches:
     def spent(self) -> float:
         return self._spent
 
-    @property
-    def usual(self) -> float:
-        """Seconds of a launch: as seen, or as guessed."""
-        return self._guess
-
     # ---- what comes next -----------------------------------------------------------------------------------
 
     def _rounds(self) -> Iterator[Launch]:
@@ -114,7 +109,7 @@ class Launches:
                 if len(batch) < 2:
                     return
                 if self._budget is not None and self._spent + len(batch) * self._guess > self._budget:
-                    self._left_out.append("the budget is spent; more would go to what is uncertain")
+                    self._stopped(len(batch))
                     return
                 self._random.shuffle(batch)
                 number = 1 + max((self.trials.next_round(p) - 1 for p in self._points), default=-1)
@@ -123,6 +118,12 @@ class Launches:
                         yield Launch(number, settings, cases)
             if self._settle():
                 return
+
+    def _stopped(self, batch: int) -> None:
+        self._left_out.append("the budget is spent; more would go to what is uncertain")
+        if (missing := LOOKS[0] - self._done()) > 0:
+            least = math.ceil(self._spent + missing * batch * self._guess)
+            self._left_out.append(f"no comparison was finished; the smallest budget that would do is {least} s")
 
     def _able(self) -> list[Point]:
         """Where the default has not failed."""

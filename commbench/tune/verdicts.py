@@ -143,9 +143,10 @@ def _choice(trials: Trials, point: Point, judged: Mapping[Settings, Judged], opt
 def _uncertain(
     trials: Trials, point: Point, judged: Mapping[Settings, Judged], best: Settings, options: Options
 ) -> str:
-    """Whether a candidate might still be better than the choice by more than the regret."""
+    """Whether a candidate looks better than the choice by more than the regret, and is not shown to be no better."""
     over = hopeless(trials, {point: list(judged)}, options)[point]
-    rivals = {s: trials.against(point, s, best) for s in judged if s != best and s not in over}
+    each = {s: trials.against(point, s, best) for s in judged if s != best and s not in over}
+    rivals = {s: row for s, row in each.items() if len(row) and row.mean() < -options.margin}
     if not rivals:
         return ""
     if any(len(row) < 2 for row in rivals.values()):

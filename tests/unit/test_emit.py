@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from commbench import emit
 from commbench.cli.emit import command
-from commbench.emit import refuse
+from commbench.emit import mpich, refuse
 from commbench.errors import FolderError, MissingLibrary, SpecError
 from commbench.records import Host, Machine
 from commbench.records.recommendation import (
@@ -320,7 +320,29 @@ def test_variables_switch_the_rules_file_on(library: Path) -> None:
     assert found["OMPI_MCA_coll_han_priority"] == "0"  # four hosts
     assert found["MPIR_CVAR_ALLREDUCE_DEVICE_COLLECTIVE"] == "0"
     assert found["NCCL_TUNER_CONFIG_FILE"].endswith("nccl-tuner.csv")
-    assert "coll_han_priority" not in text(made(rule(), machine={"hosts": "1"}), "env")
+    alone = made(rule(), machine={"hosts": "1"})
+    assert "coll_han_priority" not in text(alone, "env")
+    asked = made(rule((*RING, ("coll_han_priority", "0"))), machine={})
+    assert "export OMPI_MCA_coll_han_priority=0" in text(asked, "env")
+
+
+def test_what_a_setting_needs_in_order_to_be_obeyed_is_set_too(library: Path) -> None:
+    """In every target that is an environment."""
+    for name in ("env", "slurm", "k8s"):
+        content = text(made(rule(), rule(MPICH_RING)), name, library=library)
+        for needed in ("OMPI_MCA_coll_tuned_use_dynamic_rules", "MPIR_CVAR_ALLREDUCE_DEVICE_COLLECTIVE"):
+            assert needed in content, (name, needed)
+    # A setting may be called as the environment calls it.
+    full = tuple((f"OMPI_MCA_{name}", value) for name, value in RING)
+    assert text(made(rule(full)), "openmpi") == text(made(rule()), "openmpi")
+    assert text(made(rule(full)), "env") == text(made(rule()), "env")
+
+
+def test_a_setting_of_no_size_is_a_variable() -> None:
+    lone = text(made(rule((("coll_tuned_priority", "90"),))), "env")
+    assert [line for line in lone.splitlines() if line.startswith("export")] == [
+        "export OMPI_MCA_coll_tuned_priority=90"
+    ]
 
 
 def test_a_variable_never_reaches_further_than_its_rules() -> None:
@@ -390,6 +412,22 @@ def test_fsdp2_needs_modules() -> None:
 
 
 # Refusals.
+
+
+def test_the_library_of_mpich_is_found_beside_its_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("bin", "own/bin", "lib", "own/lib64", "none/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    for program in ("bin/mpichversion", "own/bin/mpiexec", "none/bin/srun"):
+        (tmp_path / program).write_text("")
+        (tmp_path / program).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "none"))
+    assert mpich.installed() is None
+    for library in ("lib/libmpi.so.12.3.0", "own/lib64/libmpi.so.12"):
+        (tmp_path / library).write_text("")
+    assert mpich.installed() == tmp_path / "lib/libmpi.so.12.3.0"
+    assert mpich.installed(str(tmp_path / "own/bin/mpiexec")) == tmp_path / "own/lib64/libmpi.so.12"
+    assert mpich.installed(str(tmp_path / "none/bin/srun")) == tmp_path / "lib/libmpi.so.12.3.0"
 
 
 def test_unknown_target_names_the_nearest() -> None:
@@ -531,7 +569,10 @@ def test_the_command_refuses_other_ranks_unless_forced(folder: Path) -> None:
     assert isinstance(error := call(*arguments).exception, SpecError)
     assert "ranks: measured with 4, here 8" in str(error)
     assert not (folder / "x").exists()
-    assert call(*arguments, "--force").exit_code == 0
+    forced = call(*arguments, "--force")
+    assert forced.exit_code == 0
+    assert "forced: " in forced.stderr
+    assert "nothing was measured here, so it may be slower" in forced.stderr
 
 
 def test_the_command_refuses_a_folder_that_is_not_there_or_cannot_be_written(folder: Path) -> None:

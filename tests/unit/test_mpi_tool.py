@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commbench import knobs
 from commbench.backends.mpi_tool import Tool, about, evidence, implied, listed, pattern, serving, wanted
 from commbench.errors import SpecError, Unsupported
 from commbench.spec.sweep import load
@@ -144,6 +145,13 @@ def test_what_else_a_setting_needs_is_written_first(tool: Tool) -> None:
     assert implied("coll_han_priority") == {}
 
 
+@pytest.mark.parametrize("component", ["tuned", "han", "hcoll"])
+def test_a_components_priority_is_asked_for_when_a_communicator_is_made(component: str) -> None:
+    found = knobs.find(f"OMPI_MCA_coll_{component}_priority")
+    assert found is not None
+    assert found.level == "communicator"
+
+
 @pytest.mark.parametrize(
     ("settings", "op", "says"),
     [
@@ -151,7 +159,7 @@ def test_what_else_a_setting_needs_is_written_first(tool: Tool) -> None:
         ({AR: "ring"}, "send_recv", "calls no collective"),
         ({SEGMENT: "4096"}, "all_reduce", f"no effect without {AR}"),
         ({SEGMENT: "4096", AR: "ignore"}, "all_reduce", f"no effect without {AR}"),
-        ({"btl_tcp_sndbuf": "0"}, "all_reduce", "set OMPI_MCA_btl_tcp_sndbuf in the environment"),
+        ({"btl_tcp_sndbuf": "0"}, "all_reduce", "read when the process starts"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_anything_runs(
@@ -246,7 +254,7 @@ def test_a_spec_may_name_the_librarys_own_variables(tmp_path: Path) -> None:
     ("backend", "settings", "says"),
     [
         ("gloo", f"{{{AR}: ring}}", "is a setting of mpi, not of gloo"),
-        ("mpi", "{OMPI_MCA_coll: x}", "unknown key 'OMPI_MCA_coll'"),
+        ("mpi", "{UCX_TLS: x}", "unknown key 'UCX_TLS'"),
         ("mpi", "{coll_: x}", "unknown key 'coll_'"),
         ("mpi", f"{{{AR}: 'a b'}}", "is no value of a setting"),
         ("mpi", f"{{{AR}: {{a: 1}}}}", "is no value of a setting"),

@@ -1,5 +1,6 @@
 """Bucket plans as candidates, what their trials prove, and the recommendation and text that follow from the record."""
 
+import json
 import math
 import random
 from collections.abc import Mapping
@@ -11,12 +12,14 @@ import pytest
 
 from commbench.emit import frameworks
 from commbench.emit.target import Place
+from commbench.errors import SpecError
+from commbench.jobs.plan import _afford
 from commbench.model.bucket_advice import DDP_CAPS, MIB, ddp
 from commbench.model.curve import Cost, Curve
 from commbench.model.step import Backward, Gradient
 from commbench.records import Host, Machine, Measurement
 from commbench.records.recommendation import decode, encode
-from commbench.report.plans import text
+from commbench.report.plans import as_json, text
 from commbench.training.apply import kwargs as ddp_arguments
 from commbench.training.plans import _slowdowns
 from commbench.tune.candidates import Settings
@@ -53,16 +56,16 @@ def advice() -> Any:
 
 
 def planned(steps: Mapping[Settings, float], rounds: int = 8, noise: float = 0.01, **more: Any) -> Planned:
-    """A search whose candidates take `steps` seconds in truth; None: what they did was not seen."""
+    """A search whose candidates take `steps` seconds in truth."""
     rng = random.Random(7)
-    trials = [
-        trial(settings, seconds * rng.gauss(1, noise), k) for k in range(rounds) for settings, seconds in steps.items()
-    ]
+    trials = [trial(s, seconds * rng.gauss(1, noise), k) for k in range(rounds) for s, seconds in steps.items()]
+    hosts = tuple(Host(name=f"h{k}") for k in range(4))
     facts: dict[str, Any] = {
         "name": "gpt", "created": "2026-02-28T10:00:00+00:00", "commbench": "0", "spec": SPEC, "seed": 0,
-        "machine": Machine(hosts=tuple(Host(name=f"h{k}") for k in range(4)), host_of=(0, 1, 2, 3), launcher="torchrun"),
+        "machine": Machine(hosts=hosts, host_of=(0, 1, 2, 3), launcher="torchrun"),
         "text_sha256": "", "parameters": 2621440, "backward": BACKWARD, "cost": COST, "tail": 0.004, "floor": 0.05,
-        "plans": tuple(Plan(name=str(s) if s else "default", settings=s) for s in steps), "budget": 60.0, "seconds": 50.0,
+        "plans": tuple(Plan(name=str(s) if s else "default", settings=s) for s in steps),
+        "budget": 60.0, "seconds": 50.0,
     }  # fmt: skip
     return Planned(**{**facts, "trials": tuple(trials), **more})
 
@@ -105,7 +108,7 @@ def test_the_default_takes_part_and_the_caps_are_those_that_were_predicted() -> 
     best = next(one for one in plans if one.settings)
     assert {"gradient_as_bucket_view", "static_graph"} <= {key for one in plans for key, _ in one.settings}
     assert all(dict(one.settings).items() >= dict(best.settings).items() for one in plans if "+" in one.name)
-    assert [one.name for one in ddp_plans(None, {}, "")][0] == "default"  # nothing is known: the caps that people try
+    assert ddp_plans(None, {}, "")[0].name == "default"  # nothing is known: the caps that people try
 
 
 def test_a_hook_takes_part_only_where_it_is_asked_for() -> None:
@@ -121,7 +124,7 @@ def test_what_the_spec_sets_itself_takes_part() -> None:
 
 def test_where_nothing_is_to_gain_one_honest_comparison_is_left() -> None:
     nothing = msgspec.structs.replace(advice(), keep="no setting is predicted to save more than 0.1%")
-    assert [one.name for one in ddp_plans(nothing, {}, "")][0] == "default"
+    assert ddp_plans(nothing, {}, "")[0].name == "default"
     assert len(ddp_plans(nothing, {}, "")) == 2
 
 
@@ -135,12 +138,15 @@ def test_fsdp_plans_are_different_and_hold_the_default() -> None:
 def test_the_search_tries_them_in_the_models_order() -> None:
     """With time for two plans only, they are the default and the one that the model puts first."""
     plans = ddp_plans(advice(), {}, "")
-    search = Search([case_of(SPEC, 10 * MIB)], {OP: race(plans)}, ranks=4, budget=10.0, trial=1.0)
-    asked = {case.settings for case in search.ask()}
-    expected_ = {(), *(one.settings for one in plans if one.settings)}
-    assert () in asked
-    assert next(one.settings for one in plans if one.settings) in asked
-    assert len(asked) < len(expected_)
+    clock = [0.0]
+    search = Search(
+        [case_of(SPEC, 10 * MIB)], {OP: race(plans)}, ranks=4, budget=10.0, trial=1.0, clock=lambda: clock[-1]
+    )
+    assert [case.settings for case in search.ask()] == [()]  # what a trial costs
+    clock.append(1.0)
+    search.tell((trial((), 0.5),))
+    best = next(one.settings for one in plans if one.settings)
+    assert {case.settings for case in search.ask()} == {(), best}
 
 
 def test_a_proved_plan_becomes_arguments_of_ddp_and_files_of_the_others() -> None:
@@ -164,6 +170,9 @@ def test_a_proved_plan_becomes_arguments_of_ddp_and_files_of_the_others() -> Non
     assert f"--ddp-bucket-size {elements}" in said
     assert "tail: 4 ms" in said
     assert frameworks.ddp(made, Place(Path(), "x"))
+    told = json.loads(as_json(record, made))
+    assert [one["ratio"] for one in told["plans"]] == [None, pytest.approx(0.8, rel=0.02)]
+    assert told["recommendation"]["buckets"][0]["bucket_bytes"] == [5 * MIB]
 
 
 def test_the_default_stays_where_nothing_is_proved() -> None:
@@ -205,8 +214,10 @@ def test_a_hooks_plan_says_that_it_changes_convergence() -> None:
 @pytest.mark.parametrize("gamma", [1.0, 1.3, 2.0])
 def test_gamma_is_found_whether_or_not_the_collective_outlasts_the_backward_pass(gamma: float) -> None:
     alone = 0.1
-    rows = {0: [(0.0, alone)] * 3, 10: [(0.05, alone + 0.05 * (1 - 1 / gamma))], 99: [(1.0, alone * gamma)]}
-    assert _slowdowns(rows) == pytest.approx([gamma, gamma])
+    bare = {0: [(0.0, alone)] * 3}
+    short = {10: [(0.05, alone + 0.05 * (1 - 1 / gamma))]}
+    assert _slowdowns(bare | short) == pytest.approx([gamma])
+    assert _slowdowns(bare | short | {99: [(1.0, alone * gamma)]}) == pytest.approx([gamma])
 
 
 def test_ddps_own_caps_are_assumed_where_none_are_set() -> None:
@@ -219,3 +230,9 @@ def test_ddps_own_caps_are_assumed_where_none_are_set() -> None:
     assert math.isclose(
         one, expected(record, settings_of({"bucket_cap_mb_list": [cap / MIB for cap in DDP_CAPS]})) or 0
     )
+
+
+def test_a_budget_that_is_too_small_says_what_would_do() -> None:
+    with pytest.raises(SpecError, match=r"smallest that would do is --budget 36s"):
+        _afford(30, spent=5, trial=2, curves=10)
+    _afford(36, spent=5, trial=2, curves=10)

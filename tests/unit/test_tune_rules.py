@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from commbench.model.workload import Traffic
 from commbench.records import Case, Measurement
 from commbench.records.recommendation import Rule
 from commbench.tune.candidates import DEFAULT, Candidate
-from commbench.tune.explain import Message, Use, explain, histogram
 from commbench.tune.rules import compress, find, pick
 
 A = Candidate("a", (("algorithm", "a"),))
@@ -165,49 +163,3 @@ def test_one_spoilt_trial_takes_a_candidate_out(spoilt: dict[str, object]) -> No
     rows[3] = msgspec.structs.replace(rows[3], **spoilt)
     assert rows[3].case.settings == A.settings
     assert find(rows, RACE) == ()
-
-
-JOB = {Message("all_reduce", 4, 4096): Use(10), Message("all_reduce", 4, 1024): Use(4), Message("x", 4, 1024): Use(4)}
-
-
-def test_explain_weighs_by_the_bytes_of_the_job() -> None:
-    rows = trials({1024: {"": 1e-3, "a": 1e-3}, 4096: {"": 2e-3, "a": 1e-3}}, noise=0.005)
-    told = explain(rows, JOB, step_us=100_000)
-    assert told.top == 1
-    assert told.top_share == pytest.approx(40960 / (40960 + 8192))
-    assert told.measured_share == pytest.approx(45056 / 49152)
-    assert told.gain is not None
-    gain, half = told.gain
-    assert gain == pytest.approx(0.1, abs=0.004)  # 10 calls of 2 ms become 1 ms each, in a step of 100 ms
-    assert 0 < half < 0.01
-    first, second, *_ = told.sentences()
-    assert first.startswith("83 % of your bytes are in 1 size; possible gain ")
-    assert " % of the step, +-" in first
-    assert second == "8 % of the bytes are of sizes that were not measured"
-
-
-def test_explain_counts_only_what_is_exposed_and_proved() -> None:
-    rows = trials({1024: {"": 1e-3, "a": 1e-3}, 4096: {"": 2e-3, "a": 1e-3}}, noise=0.005)
-    half = explain(rows, {Message("all_reduce", 4, 4096): Use(10, exposed=0.5)})
-    assert half.gain_us[0] == pytest.approx(5000, rel=0.03)
-    assert half.gain is None
-    assert explain(rows, {Message("all_reduce", 4, 1024): Use(10)}).gain_us == (0, 0)
-    assert explain(rows, {Message("all_reduce", 8, 4096): Use(10)}).measured_share == 0
-    assert "none of your sizes was measured" in next(explain([], JOB).sentences())
-
-
-def test_the_interval_of_the_gain_covers_the_truth() -> None:
-    inside = 0
-    for seed in range(60):
-        told = explain(
-            trials({4096: {"": 2e-3, "a": 1e-3}}, noise=0.03, seed=seed), {Message("all_reduce", 4, 4096): Use(1)}
-        )
-        inside += abs(told.gain_us[0] / told.lines[0].default_us * 2e3 - 1000) <= told.gain_us[1]  # type: ignore[operator]
-    assert inside >= 54
-
-
-def test_the_histogram_of_a_trace() -> None:
-    row = Traffic(
-        op="all_reduce", nbytes=4096, dtype="float32", ranks=4, calls=40, timed=40, time_us=100.0, exposed_us=25.0
-    )
-    assert histogram([row], steps=5, ranks=2) == {Message("all_reduce", 4, 4096): Use(4.0, 0.25)}

@@ -1,0 +1,217 @@
+"""The search for settings that a process starts with: every trial is a launch of its own, run from outside."""
+
+import atexit
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from commbench import store
+from commbench.errors import LaunchError, SpecError
+from commbench.jobs.inside import Bench, Conduct, begin, keep_faults
+from commbench.jobs.request import Say
+from commbench.jobs.tune import NAME, Asked, Searched
+from commbench.lab import launch as lab
+from commbench.layouts import expand
+from commbench.measure import launch
+from commbench.records import Case, Machine, Measurement
+from commbench.records import recommendation as records
+from commbench.spec import grid
+from commbench.spec.tune import TuneSpec
+from commbench.tune.candidates import at_start
+from commbench.tune.effect import logged
+from commbench.tune.evidence import Trials
+from commbench.tune.recommend import Race, decided, racing, recommend
+from commbench.tune.relaunch import Launch, Launches, for_all
+from commbench.tune.rules import find
+from commbench.tune.verdicts import choices, describe
+from commbench.units import format_time
+
+if TYPE_CHECKING:
+    from commbench.lab.client import Lab
+
+TRIAL = "trial.json"  # in the run folder: the cases of the launch that runs now
+_START_UP = 120.0  # seconds in which nothing is journalled
+_SLOW = 5.0  # a launch hangs when it tells nothing for so many times what the default's longest took
+
+
+def needed(spec: TuneSpec) -> bool:
+    """Whether a candidate can only be turned by a new launch: then the whole race is run by launches."""
+    by_catalogue = spec.catalogue and spec.sweep.backends == ("nccl",)
+    return by_catalogue or any(at_start(name) for settings in spec.candidates for name, _ in settings)
+
+
+# ---- inside a launch ---------------------------------------------------------------------------------------
+
+
+def prepare(variables: Sequence[str], backends: Sequence[str]) -> dict[str, str]:
+    """What a rank puts into its environment before any library is loaded: NAME=VALUE words of its command line, which
+    every launcher brings to every host; for NCCL also that it writes a log, with the default as with the others."""
+    found = dict(word.split("=", 1) for word in variables)
+    if "nccl" not in backends:
+        return found
+    log = logged(tempfile.gettempdir())
+    atexit.register(Path(log["NCCL_DEBUG_FILE"]).unlink, missing_ok=True)
+    return {**log, **found}
+
+
+class _Once:
+    """The plan of one launch: its cases, once."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._cases = tuple(cases)
+
+    def ask(self) -> tuple[Case, ...]:
+        cases, self._cases = self._cases, ()
+        return cases
+
+    def tell(self, answers: Sequence[Measurement]) -> None:
+        pass
+
+
+def conduct() -> Conduct:
+    """Rank 0's part of one launch: the cases of trial.json, into the journal."""
+
+    def measure(bench: Bench) -> int:
+        folder = bench.request.out
+        cases = msgspec.json.decode((folder / TRIAL).read_bytes(), type=tuple[Case, ...])
+        journal = begin(bench.request, bench.machine)
+        bench.opened(journal)
+        bench.control(None)
+        bench.worker.run(_Once(cases), journal, lambda rows: None)
+        keep_faults(folder)
+        journal.close()
+        return 0
+
+    return measure
+
+
+# ---- outside -----------------------------------------------------------------------------------------------
+
+
+def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say: Say, net: "Lab | None" = None) -> int:
+    """Runs the race. The first launch measures nothing: it tells the machine, and what a start costs.
+
+    SpecError, FolderError: what was asked for cannot be. LaunchError: the ranks do not start with the defaults.
+    """
+    request, spec = asked.request, asked.spec
+    if (request.out / "run.json").exists() and not request.resume:
+        raise store.already(request.out)
+    (request.out / NAME).unlink(missing_ok=True)
+    starter = _Starter(asked, ranks, launcher, arguments, say, net)
+    began = request.now()
+    new = not (request.out / "run.json").exists()
+    patience = _START_UP + 3 * spec.sweep.deadline
+    ended = starter.run(Launch(0, (), ()), patience, resume=not new)
+    if not (request.out / "run.json").exists() or ended.stopped:
+        raise _failed(ended, "the ranks did not start")
+    first = request.now() - began
+    run, measured = store.load(request.out)
+    race = racing(spec, run.machine)
+    cases = grid.cases(spec.sweep, run.machine.host_of)
+    try:
+        plan = Launches(
+            cases,
+            race,
+            seed=spec.sweep.seed,
+            options=spec.options,
+            budget=spec.budget,
+            launch=first + len(cases) * spec.sweep.stop.max_time,
+            spent=first,
+            trials=Trials(measured),
+        )
+    except SpecError:
+        if new:  # nothing was measured: the same command with a larger budget starts anew
+            for name in ("run.json", "journal.jsonl", TRIAL):
+                (request.out / name).unlink(missing_ok=True)
+        raise
+    usual = 0.0
+    while one := plan.ask():
+        before = plan.spent
+        limit = min(patience, max(spec.sweep.deadline, _SLOW * usual)) if usual else patience
+        plan.tell(_launched(starter, one, run.machine, limit))
+        usual = usual if one.settings else max(usual, plan.spent - before)
+        say(f"round {one.round + 1}: {describe(one.settings)}; {format_time(plan.spent)} of {format_time(spec.budget)}")
+    (request.out / TRIAL).unlink(missing_ok=True)
+    return _conclude(asked, race, plan)
+
+
+class _Starter:
+    """Starts the ranks for one trial, wherever they run."""
+
+    def __init__(
+        self, asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say: Say, net: "Lab | None"
+    ) -> None:
+        self.asked, self._ranks, self._launcher, self._arguments, self._say = asked, ranks, launcher, arguments, say
+        self.folder = asked.request.out
+        self._make = partial(lab.argv, net) if net else launch.argv
+
+    def run(self, trial: Launch, patience: float, resume: bool = True) -> launch.Launched:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        store.write_atomically(self.folder / TRIAL, msgspec.json.encode(trial.cases))
+        options = ["--out", str(self.folder), "--started", "--trial", str(trial.round), *(["--resume"] * resume)]
+        options += [f"--variable={name}={value}" for name, value in trial.environment.items()]
+        backends = self.asked.spec.sweep.backends
+        command = self._make(self._launcher, self._ranks, [*self._arguments, *options], backends)
+        journal = self.folder / "journal.jsonl"
+        return launch.run(command, lambda: journal.stat().st_size if journal.exists() else 0, patience, self._say)
+
+
+def _launched(starter: _Starter, trial: Launch, machine: Machine, patience: float) -> list[Measurement]:
+    """The rows of a launch. Where it gave not all of them its settings are void, at all sizes: a setting that lets a
+    job crash or hang cannot be used. LaunchError where that is the default."""
+    ended = starter.run(trial, patience)
+    rows = [
+        row
+        for row in store.load(starter.folder)[1]
+        if row.launch == trial.round and row.case.settings == trial.settings and not row.control
+    ]
+    hung = next((row for row in rows if row.status == "hung"), None)
+    if hung is None and {row.case for row in rows} == set(trial.cases):
+        return rows
+    error = _failed(ended, f"round {trial.round + 1}: the launch with {describe(trial.settings)} ended early")
+    if not trial.settings:
+        raise LaunchError(f"{error}; trials made before are kept in {starter.folder}, --resume goes on")
+    why = f"its launch hung: {hung.why}" if hung else str(error)
+    void = [
+        Measurement(case=case, group=index, ranks=len(group), launch=trial.round, status="failed", why=why)
+        for case in trial.cases
+        for index, group in enumerate(expand(case.groups, machine.host_of))
+    ]
+    journal = store.reopen(starter.folder, lambda case: len(expand(case.groups, machine.host_of)))
+    try:
+        journal.append(void)
+    finally:
+        journal.close()
+    return void
+
+
+def _failed(ended: launch.Launched, what: str) -> Exception:
+    """Why a launch gave no rows, as far as it said."""
+    said = [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]
+    noise = [line.strip() for line in ended.tail if line.strip(" -=*\n")]
+    why = ended.stopped or (said[-1] if said else " | ".join(noise[-3:])) or "it printed nothing"
+    if ended.code == SpecError.exit_code and said:
+        return SpecError(why)
+    return LaunchError(f"{what} (exit {ended.code}): {why}")
+
+
+def _conclude(asked: Asked, race: Race, plan: Launches) -> int:
+    """search.json and recommendation.json: one setting for all sizes, or the default."""
+    request, options = asked.request, asked.spec.options
+    run, measured = store.load(request.out)
+    searched = Searched(report=plan.report(), undecided=not decided(choices(plan.trials, options)))
+    store.write_atomically(request.out / NAME, msgspec.json.format(msgspec.json.encode(searched)) + b"\n")
+    digest = hashlib.sha256((request.out / "journal.jsonl").read_bytes()).hexdigest()
+    found = recommend(run, measured, race, options, digest, asked.held)
+    kept, notes = for_all(measured, options)
+    rules = find(kept, race, nodes=len(run.machine.hosts), options=options, held=asked.held)
+    keep = found.keep_default or "no setting is proved faster somewhere and slower nowhere; a process has one for all"
+    notes = (*notes, *found.notes)
+    found = msgspec.structs.replace(found, rules=rules, keep_default="" if rules else keep, notes=notes)
+    store.write_atomically(request.out / records.NAME, records.encode(found))
+    return 3 if searched.undecided else 0
