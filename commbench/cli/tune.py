@@ -131,7 +131,7 @@ def _tune(given: _Given, place: "Place | None") -> int:
     from commbench.spec import tune
 
     if given.recheck is not None:
-        return _settings(given, place)
+        return (_buckets if (given.recheck / "plan.json").exists() else _settings)(given, place)
     match tune.what(given.spec, given.overrides):
         case "collectives":
             return _settings(given, place)
@@ -280,18 +280,20 @@ def _result(given: _Given, asked: "Asked", code: int) -> int:
 def _buckets(given: _Given, place: "Place | None") -> int:
     """Bucket sizes in the reference training job."""
     from commbench.jobs import plan
+    from commbench.jobs.recheck import plan_holds, plan_of
     from commbench.measure.launch import choose
     from commbench.spec import topology
     from commbench.spec.train import load
     from commbench.units import parse_time
 
     at = _inside(given, place)
-    spec = load(given.spec, given.of_model)
+    spec, only = plan_of(given.recheck) if given.recheck else (load(given.spec, given.of_model), None)
     budget = parse_time(given.budget) if given.budget else _BUDGET
     now = datetime.now(timezone.utc)
     out = _out(given, f"{spec.name}-plan", now)
     seed = given.seed or 0
-    request = plan.PlanRequest(spec, out, now.isoformat(timespec="seconds"), _argv(), budget, seed, given.resume)
+    created = now.isoformat(timespec="seconds")
+    request = plan.PlanRequest(spec, out, created, _argv(), budget, seed, given.resume, only)
     net = topology.load(given.topology) if given.topology else None
     say = _silent if given.quiet else _say
     if at is None or at.rank == 0:
@@ -301,7 +303,8 @@ def _buckets(given: _Given, place: "Place | None") -> int:
     else:
         assert given.ranks is not None
         launcher = given.launcher or choose((spec.backend,), {} if net else os.environ)
-        again = ["tune", given.spec, *(f"--set={item}" for item in given.set), "--budget", f"{budget:g}s"]
+        what = ["--recheck", str(given.recheck)] if given.recheck else [given.spec]
+        again = ["tune", *what, *(f"--set={item}" for item in given.set), "--budget", f"{budget:g}s"]
         again += ["--seed", str(seed), "--started", *(["--quiet"] if given.quiet else [])]
         if net is None:
             code = plan.start(request, given.ranks, launcher, again, say)
@@ -313,6 +316,10 @@ def _buckets(given: _Given, place: "Place | None") -> int:
                 code = plan.start(request, given.ranks, launcher, again, say, hosts)
     if (at is None or at.rank == 0) and not given.started:
         _planned(given, out)
+        if only is not None:
+            word, why = plan_holds(plan.read(out), only)
+            click.echo(f"{word}: {why}" + (f"; delete what {given.recheck} emitted" if word == "gone" else ""))
+            return {"holds": 0, "gone": 1, "unsure": 3}[word]
     return code
 
 

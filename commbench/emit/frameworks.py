@@ -86,11 +86,12 @@ def shard(model, **options):
     from torch.distributed.fsdp import fully_shard
 
     found = dict(model.named_modules())
-    if missing := [name for name in MODULES if name not in found]:
+    if missing := [name for group in MODULES for name in group.split("+") if name not in found]:
         raise ValueError(f"the plan is for another model: it has no {missing[0]}")
     if RESHARD_AFTER_FORWARD is not None:
         options = {"reshard_after_forward": RESHARD_AFTER_FORWARD, **options}
-    units = [fully_shard(found[name], **options) for name in MODULES]
+    groups = [[found[name] for name in group.split("+")] for group in MODULES]
+    units = [fully_shard(group, **options)[0] for group in groups]
     fully_shard(model, **options)
     for at, unit in enumerate(units if PREFETCH else ()):
         unit.set_modules_to_forward_prefetch(units[at + 1 : at + 1 + PREFETCH])

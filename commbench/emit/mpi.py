@@ -8,6 +8,7 @@ a size above and below what was measured gets a rule of its own: algorithm 0, wh
 import json
 from itertools import groupby
 
+from commbench import knobs
 from commbench.emit.target import Line, Place, only, rules_for, why
 from commbench.errors import SpecError
 from commbench.records.recommendation import Recommendation, Rule
@@ -36,6 +37,9 @@ def choice(rule: Rule, form: str) -> tuple[int, int, int]:
     names = (base, f"{base}_tree_fanout", f"{base}_chain_fanout", f"{base}_segmentsize")
     settings = only(rule, (*names, *SWITCHES), form)
     algorithm, tree, chain, segment = (settings.get(name, "0") for name in names)
+    knob = knobs.table().get(f"OMPI_MCA_{base}")
+    numbers = dict(choice.split(":")[::-1] for choice in knob.choices if ":" in choice) if knob else {}
+    algorithm = numbers.get(algorithm, algorithm)
     if not algorithm.isdigit() or algorithm == "0":
         raise SpecError(f"{form} needs the algorithm as a number; {base} is {algorithm!r} for {rule.op}")
     if tree != "0" and chain != "0" and tree != chain:

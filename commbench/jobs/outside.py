@@ -1,13 +1,12 @@
 """A sweep that starts its ranks itself: one launch after another, judged by the run folder alone."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commbench import store
-from commbench.errors import CommbenchError, FolderError, LaunchError, SpecError
+from commbench.errors import CommbenchError, FolderError, SpecError
 from commbench.jobs.request import Request, Watcher, exit_code, same_spec
 from commbench.lab import launch as lab
 from commbench.measure import launch
@@ -41,7 +40,9 @@ def start(
         own = [*command, "--launch", str(index), *(["--resume"] if request.resume else [])]
         ended = launch.run(own, follower.look, patience, watcher.say)
         if not _complete(request.out, spec, index):
-            raise _incomplete(request.out, command, ended, index)
+            began = (request.out / "run.json").exists()
+            kept = f"rows measured before are kept in {request.out}" if began else "nothing was measured"
+            raise ended.failure(f"launch {index}", command, kept)
         if ended.code == SpecError.exit_code:
             raise CommbenchError(f"the ranks refused to run: {ended.tail[-1] if ended.tail else 'no message'}")
     run, rows = store.load(request.out)
@@ -84,14 +85,3 @@ def _complete(folder: Path, spec: SweepSpec, index: int) -> bool:
         return False
     wanted = {case.key for case in grid.cases(spec, run.machine.host_of)}
     return wanted <= {m.case.key for m in rows if m.launch == index and not m.control and m.status != "hung"}
-
-
-def _incomplete(folder: Path, command: Sequence[str], ended: launch.Launched, index: int) -> CommbenchError:
-    """Why a launch ended early, as far as it can be told: the rank's own sentence, else the launcher's last lines."""
-    said = [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]
-    noise = [line for line in ended.tail if line.strip()]
-    why = ended.stopped or (said[-1] if said else " | ".join(noise[-3:])) or "it printed nothing"
-    kept = f"rows measured before are kept in {folder}" if (folder / "run.json").exists() else "nothing was measured"
-    sentence = f"launch {index} ended early (exit {ended.code} of {os.path.basename(command[0])}): {why}; {kept}"
-    # A mistake in the spec, found by the ranks, stays a usage error.
-    return SpecError(sentence) if ended.code == SpecError.exit_code else LaunchError(sentence)

@@ -48,7 +48,8 @@ After = Callable[[Session, Planned | None], None]
 
 
 class PlanRequest(NamedTuple):
-    """What the command line asked for. budget: seconds from when all ranks have met."""
+    """What the command line asked for. budget: seconds from when all ranks have met. only: the one plan that is raced
+    against the default; None: all candidates."""
 
     spec: TrainSpec
     out: Path
@@ -57,6 +58,7 @@ class PlanRequest(NamedTuple):
     budget: float
     seed: int = 0
     resume: bool = False
+    only: Settings | None = None
 
 
 class Surroundings(NamedTuple):
@@ -118,7 +120,7 @@ def start(
         raise SpecError(sentence)
     if not (request.out / NAME).exists():
         raise LaunchError(
-            f"the search for a plan ended early ({train._why(ended)}); trials up to there are in {journal}"
+            f"the search for a plan ended early ({ended.why}); trials up to there are in {journal}"
         )
     return exit_code(read(request.out))
 
@@ -241,6 +243,8 @@ def search(
     if first is not None:  # rank 0
         _told(say, backward, costs, advice)
         plans = _plans(spec, advice, len(around.modules))
+        if request.only is not None:
+            plans = (plans[0], next((one for one in plans if one.settings == request.only), _again(request.only)))
         left = request.budget - (clock() - began)
         runner = Search(
             [session.case()],
@@ -289,6 +293,10 @@ def _afford(budget: float, spent: float, trial: float, curves: float) -> None:
             f"a budget of {format_time(budget)} is too small for one honest comparison of two plans: a trial takes "
             f"{format_time(trial)} here; the smallest that would do is --budget {least}s"
         )
+
+
+def _again(settings: Settings) -> Plan:
+    return Plan(name="as recommended", settings=settings)
 
 
 def _lists() -> bool:

@@ -7,12 +7,17 @@ import msgspec
 
 from commbench import store
 from commbench.errors import FolderError
+from commbench.jobs import plan as planned
 from commbench.jobs.tune import Tuned
 from commbench.records import recommendation as records
 from commbench.records.recommendation import Difference
 from commbench.spec import Axes, Stop, SweepSpec, Warmup
+from commbench.spec.train import TrainSpec
 from commbench.spec.tune import TuneSpec
-from commbench.tune.recheck import Rechecked, cases_of, recheck
+from commbench.tune.candidates import Settings
+from commbench.tune.plans import Planned, found
+from commbench.tune.recheck import Rechecked, Word, cases_of, recheck
+from commbench.tune.verdicts import USUAL
 
 _BUDGET = 300.0  # seconds: few candidates, one or two at a size
 
@@ -57,6 +62,30 @@ def spec_of(folder: Path, budget: float = _BUDGET, seed: int = 0) -> TuneSpec:
         candidates=tuple(dict.fromkeys(rule.settings for rule in rules)),
         catalogue=False,
     )
+
+
+def plan_of(folder: Path) -> tuple[TrainSpec, Settings]:
+    """The training spec and the plan that a folder recommends. FolderError where it recommends none."""
+    old = planned.read(folder)
+    choice = found(old).choice
+    if choice is None or not choice.settings:
+        raise FolderError(f"{folder}: nothing to check again: {records.read(folder).keep_default}")
+    if "steps" not in old.spec:
+        raise FolderError(f"{folder}: a plan of your own job is checked again by commbench verify {folder} -- CMD")
+    return msgspec.convert({**old.spec, "source": str(folder)}, type=TrainSpec), choice.settings
+
+
+def plan_holds(now: Planned, settings: Settings) -> tuple[Word, str]:
+    """Whether a plan still saves time, by a race of it against the default."""
+    seen = found(now)
+    one = seen.judged.get(settings)
+    if one is None:
+        why = seen.void.get(settings)
+        return ("gone", f"it cannot be used: {why}") if why else ("unsure", "it was not tried")
+    told = f"{one.ratio.change:+.1%} of the step in {one.ratio.trials} trials"
+    if one.verdict == "faster":
+        return "holds", told
+    return ("gone", f"no longer faster: {told}") if one.ratio.low > -USUAL.margin else ("unsure", f"not proved: {told}")
 
 
 def rechecked(folder: Path, now: Tuned) -> tuple[Rechecked, ...]:

@@ -108,7 +108,7 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
     patience = _START_UP + 3 * spec.sweep.deadline
     ended = starter.run(Launch(0, (), ()), patience, resume=not new)
     if not (request.out / "run.json").exists() or ended.stopped:
-        raise _failed(ended, "the ranks did not start")
+        raise ended.failure("the first launch", [launcher], "nothing was tried")
     first = request.now() - began
     run, measured = store.load(request.out)
     race = racing(spec, run.machine)
@@ -173,10 +173,11 @@ def _launched(starter: _Starter, trial: Launch, machine: Machine, patience: floa
     hung = next((row for row in rows if row.status == "hung"), None)
     if hung is None and {row.case for row in rows} == set(trial.cases):
         return rows
-    error = _failed(ended, f"round {trial.round + 1}: the launch with {describe(trial.settings)} ended early")
+    what = f"round {trial.round + 1}: the launch with {describe(trial.settings)}"
+    error = f"{what} ended early (exit {ended.code}): {ended.why}"
     if not trial.settings:
         raise LaunchError(f"{error}; trials made before are kept in {starter.folder}, --resume goes on")
-    why = f"its launch hung: {hung.why}" if hung else str(error)
+    why = f"its launch hung: {hung.why}" if hung else error
     void = [
         Measurement(case=case, group=index, ranks=len(group), launch=trial.round, status="failed", why=why)
         for case in trial.cases
@@ -188,16 +189,6 @@ def _launched(starter: _Starter, trial: Launch, machine: Machine, patience: floa
     finally:
         journal.close()
     return void
-
-
-def _failed(ended: launch.Launched, what: str) -> Exception:
-    """Why a launch gave no rows, as far as it said."""
-    said = [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]
-    noise = [line.strip() for line in ended.tail if line.strip(" -=*\n")]
-    why = ended.stopped or (said[-1] if said else " | ".join(noise[-3:])) or "it printed nothing"
-    if ended.code == SpecError.exit_code and said:
-        return SpecError(why)
-    return LaunchError(f"{what} (exit {ended.code}): {why}")
 
 
 def _conclude(asked: Asked, race: Race, plan: Launches) -> int:

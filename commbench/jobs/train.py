@@ -98,22 +98,10 @@ def start(
     )
     if not (request.out / NAME).exists():
         raise LaunchError(
-            f"the training ended early (exit {ended.code} of {os.path.basename(command[0])}): {_why(ended)}; steps up "
+            f"the training ended early (exit {ended.code} of {os.path.basename(command[0])}): {ended.why}; steps up "
             f"to there are in {steps.parent}"
         )
     return exit_code(read(request.out))
-
-
-def _why(ended: launch.Launched) -> str:
-    """The rank's own sentence, else what torchrun tells of the rank that failed first, else the last lines."""
-    if ended.stopped:
-        return ended.stopped
-    if said := [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]:
-        return said[-1]
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in ended.tail)}
-    if "rank" in told and "traceback" in told:
-        return f"rank {told['rank']} died: {told['traceback']}"
-    return " | ".join([line for line in ended.tail if line.strip()][-3:]) or "it printed nothing"
 
 
 def work(request: TrainRequest, place: Place | None, say: Say) -> int:

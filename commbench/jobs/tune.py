@@ -1,7 +1,6 @@
 """The search for faster settings: rank 0's part of it inside a launch, and the start of such launches."""
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -165,14 +164,12 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
     request, backends = asked.request, asked.spec.sweep.backends
     if (request.out / "run.json").exists() and not request.resume:
         raise store.already(request.out)
-    make: Callable[[str, int, Sequence[str], Sequence[str]], list[str]] = (
-        partial(lab.argv, net) if net else launch.argv
-    )
-    began, journal = time.monotonic(), request.out / "journal.jsonl"
+    make: Callable[[str, int, Sequence[str], Sequence[str]], list[str]] = partial(lab.argv, net) if net else launch.argv
+    clock, journal = time.monotonic(), request.out / "journal.jsonl"
     resume = request.resume
     (request.out / NAME).unlink(missing_ok=True)  # of the search that this one goes on with
     for _ in range(_AGAIN):
-        left = asked.spec.budget - (time.monotonic() - began)
+        left = asked.spec.budget - (time.monotonic() - clock)
         options = ["--out", str(request.out), "--started", "--budget", f"{max(left, 1.0):.0f}s"]
         command = make(launcher, ranks, [*arguments, *options, *(["--resume"] if resume else [])], backends)
         before = _hung(request.out)
@@ -182,7 +179,9 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
             return read(request.out, asked.spec).code
         hung = _hung(request.out)
         if len(hung) <= len(before):
-            raise _ended_early(request.out, command, ended)
+            began = (request.out / "run.json").exists()
+            kept = f"trials made before are kept in {request.out}, --resume goes on" if began else "nothing was tried"
+            raise ended.failure("the search", command, kept)
         say(f"{hung[-1]}; going on without it")
         resume = True
     raise LaunchError(f"{_AGAIN} launches ended by a trial that hangs; the rows measured are kept in {request.out}")
@@ -192,17 +191,6 @@ def _hung(folder: Path) -> list[str]:
     if not (folder / "run.json").exists():
         return []
     return [f"{m.case.op} {format_bytes(m.case.nbytes)}: {m.why}" for m in store.load(folder)[1] if m.status == "hung"]
-
-
-def _ended_early(folder: Path, command: Sequence[str], ended: launch.Launched) -> Exception:
-    said = [line.partition("commbench: ")[2] for line in ended.tail if "commbench: " in line]
-    noise = [line for line in ended.tail if line.strip()]
-    why = ended.stopped or (said[-1] if said else " | ".join(noise[-3:])) or "it printed nothing"
-    if ended.code == SpecError.exit_code and said:
-        return SpecError(why)
-    kept = f"trials made before are kept in {folder}, --resume goes on" if (folder / "run.json").exists() else ""
-    name = os.path.basename(command[0])
-    return LaunchError(f"the search ended early (exit {ended.code} of {name}): {why}{'; ' if kept else ''}{kept}")
 
 
 def explained(tuned: Tuned, asked: Asked) -> Explanation | None:

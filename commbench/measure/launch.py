@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from commbench.errors import LaunchError, MissingLibrary, SpecError, nearest
+from commbench.errors import CommbenchError, LaunchError, MissingLibrary, SpecError, nearest
 from commbench.lab import kernel
 
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
@@ -34,6 +34,24 @@ class Launched(NamedTuple):
     code: int
     tail: tuple[str, ...]
     stopped: str
+
+    @property
+    def why(self) -> str:
+        """Why it ended, as far as it can be told: the rank's own sentence, else what torchrun tells of the rank that
+        failed first, else the launcher's last lines."""
+        if self.stopped:
+            return self.stopped
+        if said := [line.partition("commbench: ")[2] for line in self.tail if "commbench: " in line]:
+            return said[-1]
+        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in self.tail)}
+        if "rank" in told and "traceback" in told:
+            return f"rank {told['rank']} died: {told['traceback']}"
+        return " | ".join([line.strip() for line in self.tail if line.strip(" -=*")][-3:]) or "it printed nothing"
+
+    def failure(self, what: str, command: Sequence[str], kept: str) -> CommbenchError:
+        """The error for a launch that did not do its work; a mistake that the ranks found stays a usage error."""
+        sentence = f"{what} ended early (exit {self.code} of {os.path.basename(command[0])}): {self.why}; {kept}"
+        return SpecError(sentence) if self.code == SpecError.exit_code else LaunchError(sentence)
 
 
 def _program(name: str) -> str | None:

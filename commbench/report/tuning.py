@@ -159,7 +159,7 @@ def _answer(tuned: Tuned) -> str:
         )
     best = max(found, key=lambda rule: rule.gain)
     many = f"{len(found)} rules" if len(found) > 1 else "1 rule"
-    most = f"{'at most ' if len(found) > 1 else ''}{share(best.gain, best.gain_low, best.gain_high)}"
+    most = f"{'up to ' if len(found) > 1 else ''}{share(best.gain, best.gain_low, best.gain_high)}"
     return f"Proved: {many}; {most} less time ({safe(best.op)}, {_span(best)})"
 
 
@@ -232,7 +232,9 @@ def rules(tuned: Tuned) -> Iterator[str]:
             f"      {called}{share(rule.gain, rule.gain_low, rule.gain_high)} less time, {_us(rule.baseline_us)} us -> "
             f"{_us(rule.time_us)} us; {_NUMERICS[rule.numerics]}"
         )
-        yield from (f"      seen: {safe(proof)}" for proof in seen.get(describe(rule.settings), ()))
+        if each := seen.get(describe(rule.settings)):
+            more = f" (and {len(each) - 1} more like it)" if len(each) > 1 else ""
+            yield f"      seen: {safe(each[0])}{more}"
 
 
 def proofs(tuned: Tuned) -> dict[str, list[str]]:
@@ -270,7 +272,8 @@ def following(recommendation: Recommendation, folder: Path | None = None) -> Ite
         yield f"commbench emit {where} --for {target}"
     if found:
         yield f"commbench verify {where} -- mpirun -n {found[0].ranks} python train.py    # in your own job"
-        yield f"commbench tune --recheck {where} -n {found[0].ranks}    # after an upgrade, and before {safe(recommendation.expires[:10])}"
+        until = safe(recommendation.expires[:10])
+        yield f"commbench tune --recheck {where} -n {found[0].ranks}    # after an upgrade, and before {until}"
 
 
 def rechecked(again: Sequence[Rechecked], changed: Sequence[Difference]) -> Iterator[str]:

@@ -136,6 +136,11 @@ class Interval(NamedTuple):
     trials: int
 
     @property
+    def change(self) -> float:
+        """As a share: -0.1 takes a tenth less."""
+        return math.expm1(self.log_ratio)
+
+    @property
     def low(self) -> float:
         return self.log_ratio - self.half
 

@@ -60,9 +60,8 @@ def recheck(
             elif one is None:
                 words.append(("unsure", f"at {at} it was not measured"))
             else:
-                saved = -one.ratio.log_ratio
-                gains.append(saved)
-                told = f"{saved:+.1%} at {at} in {one.ratio.trials} trials"
+                gains.append(-one.ratio.change)
+                told = f"{one.ratio.change:+.1%} at {at} in {one.ratio.trials} trials"
                 if one.verdict == "faster":
                     words.append(("holds", told))
                 elif one.ratio.low > -options.margin:  # not faster by more than what does not matter
@@ -70,6 +69,7 @@ def recheck(
                 else:
                     words.append(("unsure", f"not proved: {told}"))
         worst = next((w for word in ("gone", "unsure") for w in words if w[0] == word), None)
-        word, why = worst or (("holds", f"{min(gains):+.1%} at least") if gains else ("unsure", "it has no evidence"))
+        best: tuple[Word, str] = ("holds", f"{-min(gains, default=0.0):+.1%} at its weakest size")
+        word, why = worst or (best if gains else ("unsure", "it has no evidence"))
         out.append(Rechecked(rule=rule, word=word, gain=min(gains, default=None), why=why))
     return tuple(out)

@@ -40,7 +40,16 @@ PAGES = sorted(
 )
 EXAMPLES = sorted((ROOT / "results").glob("example-*"))
 # Options of the programs around commbench.
-FOREIGN = {"--nproc-per-node", "--bind-to", "--mpi", "--allow-run-as-root", "--mca", "--export", "--ddp-bucket-size", "--overlap-grad-reduce"}
+FOREIGN = {
+    "--nproc-per-node",
+    "--bind-to",
+    "--mpi",
+    "--allow-run-as-root",
+    "--mca",
+    "--export",
+    "--ddp-bucket-size",
+    "--overlap-grad-reduce",
+}
 # Sessions: commands with what they print. They are run.
 SESSIONS = [ROOT / "README.md", ROOT / "docs/import.md"]
 

@@ -1,4 +1,4 @@
-"""Bucket sizes of the user's own job, by restarts. The job here needs no torch: it sleeps as long as its buckets say."""
+"""Bucket sizes of the user's own job, by restarts. The job here sleeps as long as its buckets say."""
 
 import sys
 from pathlib import Path

@@ -47,7 +47,7 @@ def test_a_spec_becomes_a_grid_and_limits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{backend: mpi, sizes: 8, collectives: allreduce}", "unknown collective 'allreduce'; did you mean 'all_reduce'"),
+        ("{backend: mpi, sizes: 8, collectives: allreduce}", "unknown collective 'allreduce'; did you mean"),
         ("{backend: simulated, sizes: 8, collectives: all_reduce}", "unknown backend 'simulated'"),
         ("{backend: mpi, collectives: all_reduce}", r"\$.sizes: is missing"),
         ("{backend: mpi, collectives: barrier, sizes: 8}", "unknown collective 'barrier'"),
@@ -55,7 +55,7 @@ def test_a_spec_becomes_a_grid_and_limits(tmp_path: Path) -> None:
         ("{backend: mpi, collectives: all_reduce, sizes: 8, candidates: []}", "write a list of settings"),
         ("{backend: mpi, collectives: all_reduce, sizes: 8, candidates: [{}]}", "names no setting"),
         ("{backend: mpi, collectives: all_reduce, sizes: 8, candidates: [{nonsense: 1}]}", "unknown key 'nonsense'"),
-        ("{backend: gloo, collectives: all_reduce, sizes: 8, candidates: [{coll_tuned_x: 1}]}", "setting of mpi, not of gloo"),
+        ("{backend: gloo, collectives: all_reduce, sizes: 8, candidates: [{coll_x: 1}]}", "of mpi, not of gloo"),
         ("{backend: mpi, collectives: all_reduce, sizes: 8, catalogue: false}", "there must be candidates"),
         ("{backend: mpi, collectives: all_reduce, sizes: 8, budget: soon}", r"\$.budget"),
         ("{backend: mpi, collectives: all_reduce, sizes: 8, rounds: 2}", "whole number from 4 to 16"),
@@ -81,7 +81,7 @@ def test_the_shipped_ones_load() -> None:
     kinds = {name: what(name) for name in shipped(TUNING)}
     assert {"collectives", "model"} <= set(kinds.values())
     for name, kind in kinds.items():
-        assert (load(name).sweep.cases if kind == "collectives" else load_training(name).steps)
+        assert load(name).sweep.cases if kind == "collectives" else load_training(name).steps
 
 
 def test_who_takes_part_depends_on_the_library_and_the_hosts(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ THEN = {1024: 0.5, 2048: 0.5}
 @pytest.mark.parametrize(
     ("now", "word", "why"),
     [
-        ({1024: 0.6, 2048: 0.55}, "holds", "at least"),
+        ({1024: 0.6, 2048: 0.55}, "holds", "at its weakest size"),
         ({1024: 0.6, 2048: 1.0}, "gone", "no longer faster"),
         ({1024: 1.4, 2048: 1.4}, "gone", "no longer faster"),
         ({1024: 0.6}, "unsure", "at 2KiB it was not measured"),
