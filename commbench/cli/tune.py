@@ -1,10 +1,9 @@
 """`commbench tune`: inside a launch it is a rank, without one it starts the ranks."""
 
 import os
-import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -16,14 +15,13 @@ from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
     from commbench.jobs.tune import Asked
-    from commbench.spec.topology import Topology
+    from commbench.lab.client import Lab
     from commbench.world.discover import Place
 
 _LISTEN = 2.0  # seconds in which rank 0 speaks
-_BUDGET = 600.0  # seconds, for a training spec
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """The command line."""
 
     spec: str
@@ -43,6 +41,11 @@ class _Given(NamedTuple):
     trial: int | None
     variables: tuple[str, ...]
 
+    def tell(self, sentence: str) -> None:
+        """A line on stderr, unless nobody wants to read any."""
+        if not self.quiet:
+            click.echo(f"commbench: {sentence}", err=True)
+
     @property
     def of_model(self) -> tuple[str, ...]:
         """What changes a training spec, whose search has its budget beside it."""
@@ -55,6 +58,15 @@ class _Given(NamedTuple):
         return (*self.set, *more, *([f"budget={self.budget}"] if self.budget else []))
 
 
+def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    from commbench.units import parse_time
+
+    try:
+        return value if value is None or parse_time(value) > 0 else ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command("tune")
 @click.argument("spec", required=False)
 @click.option("--recheck", metavar="DIR", type=click.Path(path_type=Path), help="Does what DIR recommends still hold?")
@@ -63,7 +75,7 @@ class _Given(NamedTuple):
 @click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: results/NAME-UTC.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a field of the spec.")
-@click.option("--budget", help="Time that it may take, as in 10m; same as --set budget=...")
+@click.option("--budget", callback=_time, help="Time that it may take, as in 10m; same as --set budget=...")
 @click.option("--held", metavar="DIR", type=click.Path(path_type=Path), help="Rules in force: keep to them in ties.")
 @click.option("--resume", is_flag=True, help="Go on with the search in --out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -116,7 +128,7 @@ def command(
         what = (tuple(overrides), budget, seed, held)
         how = (resume, as_json, quiet, started)
         trial_of = (trial, tuple(variables))
-        code = _tune(_Given(spec or "", recheck, ranks, launcher, topology, out, *what, *how, *trial_of), place)
+        code = _tune(Given(spec or "", recheck, ranks, launcher, topology, out, *what, *how, *trial_of), place)
     except CommbenchError as error:
         if not first:  # rank 0 meets the same mistake and says so, before the launcher ends them all
             time.sleep(_LISTEN)
@@ -127,21 +139,22 @@ def command(
     sys.exit(code)
 
 
-def _tune(given: _Given, place: "Place | None") -> int:
+def _tune(given: Given, place: "Place | None") -> int:
+    from commbench.cli import buckets
     from commbench.spec import tune
 
     if given.recheck is not None:
-        return (_buckets if (given.recheck / "plan.json").exists() else _settings)(given, place)
+        return (buckets.of_model if (given.recheck / "plan.json").exists() else _settings)(given, place)
     match tune.what(given.spec, given.overrides):
         case "collectives":
             return _settings(given, place)
         case "model":
-            return _buckets(given, place)
+            return buckets.of_model(given, place)
         case "command":
-            return _own_job(given, place)
+            return buckets.of_own_job(given, place)
 
 
-def _inside(given: _Given, place: "Place | None") -> "Place | None":
+def inside_of(given: Given, place: "Place | None") -> "Place | None":
     """The launch that this process is a rank of; None where commbench is to start the ranks."""
     inside = place if place and not (given.ranks and place.size == 1) else None
     if inside and given.ranks and given.ranks != inside.size:
@@ -156,15 +169,19 @@ def _inside(given: _Given, place: "Place | None") -> "Place | None":
     return inside
 
 
-def _say(sentence: str) -> None:
-    click.echo(f"commbench: {sentence}", err=True)
+def on_hosts(topology: str | None, start: "Callable[[Lab | None], int]") -> int:
+    """`start` with the lab of that topology while it lives, or on this machine."""
+    if topology is None:
+        return start(None)
+    from commbench.lab.client import lab
+    from commbench.spec.topology import load
+
+    with lab(load(topology)) as net:
+        net.script()
+        return start(net)
 
 
-def _silent(sentence: str) -> None:
-    """Said by nobody."""
-
-
-def _asked(given: _Given, first: bool) -> "Asked":
+def _asked(given: Given, first: bool) -> "Asked":
     """`first`: this process plans. What its job sends must be readable there alone."""
     from commbench.jobs import recheck, tune
     from commbench.jobs.request import Request
@@ -185,10 +202,10 @@ def _asked(given: _Given, first: bool) -> "Asked":
         spec, job = tune.of_job(spec)
     request = Request(
         spec=spec.sweep,
-        out=_out(given, spec.name, now),
+        out=out_of(given, spec.name, now),
         resume=given.resume,
         created=now.isoformat(timespec="seconds"),
-        command=_argv(),
+        command=argv(),
         now=time.time,
         also=spec.also,
     )
@@ -196,19 +213,19 @@ def _asked(given: _Given, first: bool) -> "Asked":
     return tune.Asked(spec, request, held, job)
 
 
-def _settings(given: _Given, place: "Place | None") -> int:
+def _settings(given: Given, place: "Place | None") -> int:
     """Settings of a library, or whether those that were recommended still hold."""
     from commbench.jobs import inside, relaunch, tune
     from commbench.jobs.request import Watcher, check_libraries
-    from commbench.spec import topology
+    from commbench.spec.topology import load
 
-    at = _inside(given, place)
+    at = inside_of(given, place)
+    if given.topology:
+        load(given.topology)  # a mistake in it is found before anything starts
     asked = _asked(given, at is None or at.rank == 0)
-    net = topology.load(given.topology) if given.topology else None
-    say = _silent if given.quiet else _say
     if at and given.trial is not None:
         os.environ.update(relaunch.prepare(given.variables, asked.spec.sweep.backends))
-        watcher = Watcher(lambda total, expected: None, lambda rows: None, say)
+        watcher = Watcher(lambda total, expected: None, lambda rows: None, given.tell)
         code = inside.work(asked.request._replace(launch=given.trial), at, watcher, relaunch.conduct())
     elif at and relaunch.needed(asked.spec):
         raise SpecError(
@@ -217,22 +234,22 @@ def _settings(given: _Given, place: "Place | None") -> int:
         )
     elif at:
         check_libraries(asked.spec.sweep.backends)
-        watcher = Watcher(lambda total, expected: None, lambda rows: None, say)
+        watcher = Watcher(lambda total, expected: None, lambda rows: None, given.tell)
         code = inside.work(asked.request, at, watcher, tune.conduct(asked))
     else:
-        code = _start(given, asked, net)
+        code = _start(given, asked)
     if (at is None or at.rank == 0) and not given.started:
         code = _result(given, asked, code)
     return code
 
 
-def _start(given: _Given, asked: "Asked", topology: "Topology | None") -> int:
+def _start(given: Given, asked: "Asked") -> int:
     from commbench.jobs import relaunch, tune
     from commbench.jobs.request import check_libraries
     from commbench.measure.launch import choose
 
     backends = asked.spec.sweep.backends
-    launcher = given.launcher or choose(backends, {} if topology else os.environ)
+    launcher = given.launcher or choose(backends, {} if given.topology else os.environ)
     if launcher != "srun":  # srun reaches machines that this one knows nothing about
         check_libraries(backends)
     again = ["tune", *(["--recheck", str(given.recheck)] if given.recheck else [given.spec])]
@@ -240,17 +257,11 @@ def _start(given: _Given, asked: "Asked", topology: "Topology | None") -> int:
     again += ["--held", str(given.held)] if given.held else []
     again += ["--quiet"] if given.quiet else []
     start = relaunch.start if relaunch.needed(asked.spec) else tune.start
-    assert given.ranks is not None
-    if topology is None:
-        return start(asked, given.ranks, launcher, again, _say)
-    from commbench.lab.client import lab
-
-    with lab(topology) as net:
-        net.script()
-        return start(asked, given.ranks, launcher, again, _say, net)
+    ranks = given.ranks or 0  # `inside_of` has seen to it
+    return on_hosts(given.topology, lambda net: start(asked, ranks, launcher, again, given.tell, net))
 
 
-def _result(given: _Given, asked: "Asked", code: int) -> int:
+def _result(given: Given, asked: "Asked", code: int) -> int:
     """Prints what was found. Of a recheck the exit code tells whether everything still holds."""
     from commbench.jobs import recheck, tune
     from commbench.report import tuning
@@ -277,89 +288,9 @@ def _result(given: _Given, asked: "Asked", code: int) -> int:
     return 1 if "gone" in words else 3 if "unsure" in words else code
 
 
-def _buckets(given: _Given, place: "Place | None") -> int:
-    """Bucket sizes in the reference training job."""
-    from commbench.jobs import plan
-    from commbench.jobs.recheck import plan_holds, plan_of
-    from commbench.measure.launch import choose
-    from commbench.spec import topology
-    from commbench.spec.train import load
-    from commbench.units import parse_time
-
-    at = _inside(given, place)
-    spec, only = plan_of(given.recheck) if given.recheck else (load(given.spec, given.of_model), None)
-    budget = parse_time(given.budget) if given.budget else _BUDGET
-    now = datetime.now(timezone.utc)
-    out = _out(given, f"{spec.name}-plan", now)
-    seed = given.seed or 0
-    created = now.isoformat(timespec="seconds")
-    request = plan.PlanRequest(spec, out, created, _argv(), budget, seed, given.resume, only)
-    net = topology.load(given.topology) if given.topology else None
-    say = _silent if given.quiet else _say
-    if at is None or at.rank == 0:
-        plan.check(request)
-    if at:
-        code = plan.work(request, at, say)
-    else:
-        assert given.ranks is not None
-        launcher = given.launcher or choose((spec.backend,), {} if net else os.environ)
-        what = ["--recheck", str(given.recheck)] if given.recheck else [given.spec]
-        again = ["tune", *what, *(f"--set={item}" for item in given.set), "--budget", f"{budget:g}s"]
-        again += ["--seed", str(seed), "--started", *(["--quiet"] if given.quiet else [])]
-        if net is None:
-            code = plan.start(request, given.ranks, launcher, again, say)
-        else:
-            from commbench.lab.client import lab
-
-            with lab(net) as hosts:
-                hosts.script()
-                code = plan.start(request, given.ranks, launcher, again, say, hosts)
-    if (at is None or at.rank == 0) and not given.started:
-        _planned(given, out)
-        if only is not None:
-            word, why = plan_holds(plan.read(out), only)
-            click.echo(f"{word}: {why}" + (f"; delete what {given.recheck} emitted" if word == "gone" else ""))
-            return {"holds": 0, "gone": 1, "unsure": 3}[word]
-    return code
-
-
-def _own_job(given: _Given, place: "Place | None") -> int:
-    """Bucket sizes in the user's own job, which is started by the command in its spec."""
-    from commbench.jobs import ownjob
-    from commbench.spec.ownjob import load
-
-    if place and place.size > 1:
-        raise SpecError(f"{given.spec} starts the job itself: run commbench tune {given.spec} outside of any launch")
-    if given.ranks or given.topology or given.launcher or given.resume:
-        raise SpecError(f"-n, --lab, --launcher and --resume do not go with a command: {given.spec} says all of it")
-    now = datetime.now(timezone.utc)
-    spec = load(given.spec, given.overrides)
-    out = _out(given, spec.name, now)
-    request = ownjob.Request(spec, out, now.isoformat(timespec="seconds"), _argv())
-    ownjob.check(request)
-    for kind in (signal.SIGTERM, signal.SIGHUP):  # which would end this process and leave the job
-        signal.signal(kind, lambda number, frame: sys.exit(128 + number))
-    found = ownjob.tune(request, _silent if given.quiet else _say, os.environ)
-    _planned(given, out)
-    return ownjob.exit_code(found)
-
-
-def _planned(given: _Given, folder: Path) -> None:
-    from commbench.jobs.plan import read
-    from commbench.records import recommendation as records
-    from commbench.report import plans
-
-    planned, found = read(folder), records.read(folder)
-    if given.as_json:
-        click.echo(plans.as_json(planned, found))
-    elif not given.quiet:
-        for line in plans.text(planned, found, folder):
-            click.echo(line)
-
-
-def _out(given: _Given, name: str, now: datetime) -> Path:
+def out_of(given: Given, name: str, now: datetime) -> Path:
     return given.out or Path("results") / f"{name}-{now:%Y%m%dT%H%M%SZ}"
 
 
-def _argv() -> tuple[str, ...]:
+def argv() -> tuple[str, ...]:
     return ("commbench", *sys.argv[1:])

@@ -12,18 +12,19 @@ _MIB = 2**20
 _LIST_SINCE = (2, 12)  # torch: bucket_cap_mb_list
 
 
-def _uniform(plan: BucketPlan, framework: str) -> int:
-    """The one bucket size in bytes. SpecError where the plan has several: it was not measured with one."""
-    if len(set(plan.bucket_bytes)) != 1:
+def _uniform(recommendation: Recommendation, framework: str) -> BucketPlan:
+    """The plan with one bucket size. SpecError where none is proved."""
+    plan = plan_of(recommendation)
+    if plan.one_size is None:
         sizes = ", ".join(map(str, plan.bucket_bytes[:6])) or "none"
-        raise SpecError(f"{framework} has one size for all buckets, the plan has {sizes}; another one was not measured")
-    return plan.bucket_bytes[0]
+        raise SpecError(f"{framework} has one size for all buckets, the plan has {sizes}; no single size is proved")
+    return plan.one_size
 
 
 def _elements(plan: BucketPlan, framework: str) -> int:
     if plan.dtype not in ITEMSIZE:
         raise SpecError(f"{framework} counts elements, and a {plan.dtype} has no known size")
-    count = _uniform(plan, framework) // ITEMSIZE[plan.dtype]
+    count = plan.bucket_bytes[0] // ITEMSIZE[plan.dtype]
     if not count:
         raise SpecError(f"{framework}: a bucket of {plan.bucket_bytes[0]} bytes holds no {plan.dtype}")
     return count
@@ -108,18 +109,18 @@ def shard(model, **options):
 
 def deepspeed(recommendation: Recommendation, _: Place) -> list[Line]:
     """A patch of ds_config.json. Its sizes are numbers of elements."""
-    plan = plan_of(recommendation)
+    plan = _uniform(recommendation, "DeepSpeed")
     count = _elements(plan, "DeepSpeed")
     text = json.dumps({"zero_optimization": {"reduce_bucket_size": count}}, indent=2)
-    note = f"reduce_bucket_size: elements, {_uniform(plan, 'DeepSpeed')} bytes of {plan.dtype}. {why_plan(plan)}"
+    note = f"reduce_bucket_size: elements, {plan.bucket_bytes[0]} bytes of {plan.dtype}. {why_plan(plan)}"
     return [*(Line(line) for line in text.split("\n")), Line("", note)]
 
 
 def megatron(recommendation: Recommendation, _: Place) -> list[Line]:
     """Arguments of Megatron-LM. The size is a number of parameters, and counts with --overlap-grad-reduce only."""
-    plan = plan_of(recommendation)
+    plan = _uniform(recommendation, "Megatron")
     count = _elements(plan, "Megatron")
-    note = f"parameters, {_uniform(plan, 'Megatron')} bytes of {plan.dtype} gradients. {why_plan(plan)}"
+    note = f"parameters, {plan.bucket_bytes[0]} bytes of {plan.dtype} gradients. {why_plan(plan)}"
     lines = [Line("MEGATRON_ARGS=("), Line("  --overlap-grad-reduce", "without it there is one bucket of any size")]
     lines.append(Line(f"  --ddp-bucket-size {count}", note))
     if plan.dtype == "bfloat16":
@@ -136,7 +137,7 @@ def inductor(recommendation: Recommendation, _: Place) -> list[Line]:
         if name in recommendation.busbw_gbps:
             value = recommendation.busbw_gbps[name]
             lines.append(Line(f"config.{option} = {value!r}", "GB/s (1e9), the measured plateau of the bus bandwidth"))
-    good = [plan for plan in recommendation.buckets if plan.gain_low > 0 and len(set(plan.bucket_bytes)) == 1]
+    good = [plan.one_size for plan in recommendation.buckets if plan.gain_low > 0 and plan.one_size]
     if len(good) == 1:
         cap = good[0].bucket_bytes[0] / _MIB
         option = "aten_distributed_optimizations.pre_bucketing_fsdp_collectives_bucket_cap_mb"

@@ -119,9 +119,7 @@ def start(
         refused.unlink()
         raise SpecError(sentence)
     if not (request.out / NAME).exists():
-        raise LaunchError(
-            f"the search for a plan ended early ({ended.why}); trials up to there are in {journal}"
-        )
+        raise LaunchError(f"the search for a plan ended early ({ended.why}); trials up to there are in {journal}")
     return exit_code(read(request.out))
 
 
@@ -141,7 +139,7 @@ def work(request: PlanRequest, place: Place | None, say: Say, after: After | Non
         raise
     except Exception as error:
         if rollcall:
-            train._report(rollcall, world, error, say)
+            train.report(rollcall, world, error, say)
         raise
 
 
@@ -163,7 +161,7 @@ def _work(
         if rollcall:
             rollcall.name([f"rank {r} (host {i.host}, pid {i.pid})" for r, i in enumerate(identities)])
         text = standard_library(spec.text)
-        train._same(world, text.sha256, "text (other versions of Python have other sources)")
+        train.same(world, text.sha256, "text (other versions of Python have other sources)")
         job = Job(spec, text, world.rank, world.size, backend.device)
     machine = msgspec.structs.replace(machine, facts={**machine.facts, **backend.facts})
     around = Surroundings(machine, text.sha256, job.parameters, _modules(job))

@@ -116,11 +116,11 @@ def work(request: TrainRequest, place: Place | None, say: Say) -> int:
         raise
     except Exception as error:
         if rollcall:
-            _report(rollcall, world, error, say)
+            report(rollcall, world, error, say)
         raise
 
 
-def _report(rollcall: RollCall, world: World, error: Exception, say: Say) -> None:
+def report(rollcall: RollCall, world: World, error: Exception, say: Say) -> None:
     """An error ends the whole job. It may be the echo of a rank that died, which the roll call names first."""
     time.sleep(1.0)
     text = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -146,7 +146,7 @@ def _work(request: TrainRequest, world: World, rollcall: RollCall | None, place:
         if rollcall:
             rollcall.name([f"rank {r} (host {i.host}, pid {i.pid})" for r, i in enumerate(identities)])
         text = standard_library(spec.text)
-        _same(world, text.sha256, "text (other versions of Python have other sources)")
+        same(world, text.sha256, "text (other versions of Python have other sources)")
         kwargs, origin = _settings(spec, world)
     result = _train(request, world, guard, text, kwargs, backend.device)
     told = world.gather(msgspec.json.encode(result.rank))
@@ -176,7 +176,7 @@ def _work(request: TrainRequest, world: World, rollcall: RollCall | None, place:
     return code
 
 
-def _same(world: World, mine: str, what: str) -> None:
+def same(world: World, mine: str, what: str) -> None:
     """Raises LaunchError on all ranks where one of them has something else than rank 0."""
     told = world.gather(mine.encode())
     differ = [rank for rank, other in enumerate(told) if other.decode() != mine]
@@ -189,7 +189,7 @@ def _settings(spec: TrainSpec, world: World) -> tuple[dict[str, Any], str]:
     if spec.parallel != "ddp":
         return msgspec.to_builtins(spec.fsdp), "spec"
     chosen = ddp_kwargs(ranks=world.size)
-    _same(world, str(sorted(chosen.items())), "recommendation")
+    same(world, str(sorted(chosen.items())), "recommendation")
     base_kwargs = spec.ddp.kwargs()
     if not chosen:
         return base_kwargs, "spec"

@@ -62,6 +62,7 @@ class BucketPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tail_us        exposed at the end of the step whatever the buckets are
     modules        FSDP2: names of the modules to shard, each a group of its own; prefetch: how many are fetched ahead
     hook           a communication hook, only where one was asked for; it changes numerics
+    uniform        where the buckets differ: the best single size that is proved too, for frameworks that have one size
     """
 
     model: str
@@ -83,6 +84,12 @@ class BucketPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     hook: str = ""
     evidence: tuple[str, ...] = ()
     numerics: Numerics = "bitwise-changing"
+    uniform: "BucketPlan | None" = None
+
+    @property
+    def one_size(self) -> "BucketPlan | None":
+        """The plan itself where all its buckets are alike, else `uniform`."""
+        return self if len(set(self.bucket_bytes)) == 1 else self.uniform
 
 
 class Recommendation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

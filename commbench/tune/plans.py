@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from commbench.model.bucket_advice import MIB, Advice
 from commbench.model.buckets import ddp_buckets, predict
@@ -20,13 +19,13 @@ from commbench.records import Case, Machine, Measurement
 from commbench.records.recommendation import BucketPlan, Numerics, Recommendation, facts_of, versions_of
 from commbench.tune.candidates import Candidate, Settings
 from commbench.tune.evidence import Point, Trials
+from commbench.tune.recommend import expires
 from commbench.tune.search import Report
 from commbench.tune.verdicts import LOOKS, USUAL, Choice, Judged, choices, judge
 
 NAME = "plan.json"
 OP = "training_step"
 _FLAGS = ("gradient_as_bucket_view", "static_graph")
-_HOLDS = 90  # days; then libraries, drivers and cables are no longer what they were
 GENERIC = (1.0, 2.0, 5.0, 10.0, 25.0)  # MiB, where no model orders them
 
 
@@ -231,14 +230,14 @@ def recommend(planned: Planned) -> Recommendation:
     """The recommendation that follows from plan.json and nothing else."""
     seen = found(planned)
     choice = seen.choice
-    bucket = _bucket_plan(planned, choice) if choice and choice.settings else None
+    bucket = _with_uniform(planned, choice, seen) if choice and choice.settings else None
     notes = list(planned.notes)
     notes += [choice.uncertain] if choice and choice.uncertain else []
     notes += [f"void: {name_of(planned, settings)}: {why}" for settings, why in sorted(seen.void.items())]
     return Recommendation(
         name=planned.name,
         created=planned.created,
-        expires=_expires(planned.created),
+        expires=expires(planned.created),
         machine=facts_of(planned.machine),
         versions=versions_of(planned.machine),
         data_sha256=hashlib.sha256(msgspec.json.encode(planned)).hexdigest(),
@@ -246,11 +245,6 @@ def recommend(planned: Planned) -> Recommendation:
         keep_default="" if bucket else _why_keep(planned, seen),
         notes=tuple(notes),
     )
-
-
-def _expires(created: str) -> str:
-    day = np.datetime64(created[:10]) + np.timedelta64(_HOLDS, "D")
-    return f"{day}{created[10:]}"
 
 
 def name_of(planned: Planned, settings: Settings) -> str:
@@ -276,28 +270,41 @@ def _ended(planned: Planned) -> bool:
     return planned.search is not None and any("budget" in one for one in planned.search.left_out)
 
 
-def _bucket_plan(planned: Planned, choice: Choice) -> BucketPlan:
-    assert choice.gain is not None
+def _with_uniform(planned: Planned, choice: Choice, seen: Found) -> BucketPlan:
+    """The plan; where its buckets differ, with the best single size that is proved too."""
+    plan = _bucket_plan(planned, choice, seen.judged[choice.settings])
+    sizes = [
+        one
+        for s, one in seen.judged.items()
+        if [name for name, _ in s] == ["bucket_cap_mb"] and one.verdict == "faster"
+    ]
+    if len(set(plan.bucket_bytes)) < 2 or not sizes:
+        return plan
+    best = min(sizes, key=lambda one: one.ratio.log_ratio)
+    return msgspec.structs.replace(plan, uniform=_bucket_plan(planned, choice, best))
+
+
+def _bucket_plan(planned: Planned, choice: Choice, one: Judged) -> BucketPlan:
+    """A plan that is proved, as the recommendation has it; `choice` tells the point and the default's time."""
     assert choice.default_us is not None
-    assert choice.best_us is not None
-    kwargs = kwargs_of(choice.settings)
+    kwargs = kwargs_of(one.settings)
     hook = kwargs.get("hook", "")
     numerics: Numerics = "changes-convergence" if hook else "bitwise-changing"
     plan = BucketPlan(
         model=planned.spec["model"],
         ranks=planned.machine.size,
-        bucket_bytes=caps_of(choice.settings),
+        bucket_bytes=caps_of(one.settings),
         parameters=planned.parameters,
         baseline_us=choice.default_us,
-        step_us=choice.best_us,
-        gain_low=choice.gain[0],
-        gain=choice.gain[1],
-        gain_high=choice.gain[2],
+        step_us=choice.default_us * math.exp(one.ratio.log_ratio),
+        gain_low=1 - math.exp(one.ratio.high),
+        gain=1 - math.exp(one.ratio.log_ratio),
+        gain_high=1 - math.exp(one.ratio.low),
         tail_us=None if planned.tail is None else planned.tail * 1e6,
         gradient_as_bucket_view=kwargs.get("gradient_as_bucket_view"),
         static_graph=kwargs.get("static_graph"),
         hook=hook,
-        evidence=(msgspec.structs.replace(choice.point.case, settings=choice.settings).key, choice.point.case.key),
+        evidence=(msgspec.structs.replace(choice.point.case, settings=one.settings).key, choice.point.case.key),
         numerics=numerics,
     )
     if planned.spec.get("parallel") != "fsdp2":

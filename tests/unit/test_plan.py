@@ -175,6 +175,21 @@ def test_a_proved_plan_becomes_arguments_of_ddp_and_files_of_the_others() -> Non
     assert told["recommendation"]["buckets"][0]["bucket_bytes"] == [5 * MIB]
 
 
+def test_frameworks_with_one_size_get_the_best_single_size_that_is_proved() -> None:
+    several = settings_of({"bucket_cap_mb_list": [1, 4, 5]})
+    (plan,) = recommend(planned({(): 0.5, several: 0.4, CAP5: 0.44, settings_of({"bucket_cap_mb": 1}): 0.49})).buckets
+    assert plan.bucket_bytes == (MIB, 4 * MIB, 5 * MIB)
+    assert plan.uniform is not None
+    assert plan.uniform.bucket_bytes == (5 * MIB,)
+    assert plan.uniform.gain == pytest.approx(0.12, abs=0.02)
+    made = recommend(planned({(): 0.5, several: 0.4, CAP5: 0.44}))
+    assert f": {5 * MIB // 4}" in "".join(line.text for line in frameworks.deepspeed(made, Place(Path(), "x")))
+    assert decode(encode(made), Path("x")) == made
+    alone = recommend(planned({(): 0.5, several: 0.4, CAP5: 0.5}))
+    with pytest.raises(SpecError, match="no single size is proved"):
+        frameworks.megatron(alone, Place(Path(), "x"))
+
+
 def test_the_default_stays_where_nothing_is_proved() -> None:
     same = recommend(planned({(): 0.5, CAP5: 0.5}, rounds=16))
     assert (same.buckets, "no plan is proved" in same.keep_default) == ((), True)
