@@ -1,10 +1,10 @@
 """The search against trying everything, on real traffic: regret and the share of the trials that it took.
 
-Each collective is measured on a lab with every candidate at every size in every round (`--rounds`, interleaved and in
-random order): that is the exhaustive search. Then the search runs over those trials, again and again with other seeds:
-a trial that it asks for is drawn from the first half of the rounds. What its rules would cost is taken from the other
-half, which it never saw: regret is the time under the rules over that of the candidate that is best there, less one,
-weighted alike over sizes. The best of a half is picked by its luck too, so the regret told is a little too large.
+Each collective is measured on a lab with every candidate at every size in every round, interleaved and in random
+order. The exhaustive search takes, for each size, the candidate with the least mean time in `--rounds` of them. Our
+search runs over the same rounds: a trial that it asks for is the one that was measured. Both choices are then compared
+in `--later` rounds more, which neither saw: regret is the time under our rules over that of the exhaustive choice, less
+one, weighted alike over sizes. Again and again, with other seeds and other rounds left for later.
 
     python benchmarks/exhaustive.py --lab star4 -n 4 --out /tmp/star4
     python benchmarks/exhaustive.py --read /tmp/star4         the figures again, without measuring
@@ -92,21 +92,25 @@ def measure(spec: TuneSpec, out: Path, rounds: int) -> int:
     return inside.work(request, discover(os.environ), watcher, conduct)
 
 
-def replay(spec: TuneSpec, folder: Path, op: str, seeds: int) -> dict[str, float]:
+def replay(spec: TuneSpec, folder: Path, op: str, seeds: int, later: int) -> dict[str, float]:
     """Regret and shares of trials of searches over what was measured, in the mean over seeds."""
     run, rows = store.load(folder)
     rows = [row for row in rows if row.case.op == op and not row.control]
     race = {op: racing(spec, run.machine)[op]}
+    made: dict[Case, int] = {}
+    for row in rows:
+        made[row.case] = max(made.get(row.case, 0), row.launch + 1)
+    rounds = min(made.values())  # whole ones, where the measuring was cut off
+    rows = [row for row in rows if row.launch < rounds]
     whole = Trials(rows)
     points = sorted(whole.logs, key=lambda point: point.case.nbytes)
-    rounds = 1 + max(row.launch for row in rows)
     by_trial = {(row.case, row.launch): row for row in rows}
     void = {settings for point, settings in whole.void}
     found: dict[str, list[float]] = {"regret": [], "worst": [], "share": [], "default": [], "time": []}
     cost = {key: float(sum(row.seconds)) * max(row.calls, 1) for key, row in by_trial.items()}
     for seed in range(seeds):
         order = random.Random(seed).sample(range(rounds), rounds)
-        seen, unseen = order[: rounds // 2], order[rounds // 2 :]
+        seen, unseen = order[later:], order[:later]
         search = Search([point.case for point in points], race, ranks=run.machine.size, seed=seed,
                         options=spec.options._replace(rounds=len(seen)))  # fmt: skip
         told: list[Measurement] = []
@@ -118,16 +122,19 @@ def replay(spec: TuneSpec, folder: Path, op: str, seeds: int) -> dict[str, float
         rules = find(told, race, options=spec.options)
         regrets, defaults = [], []
         for point in points:
-            ratios = {s: _ratio(whole, point, s, unseen) for s in whole.logs[point] if s not in void}
+            tried = [s for s in whole.logs[point] if s not in void]
+            times = {s: _ratio(whole, point, s, unseen) for s in tried}
+            best = min(tried, key=lambda s: _ratio(whole, point, s, seen))
             chosen = pick(rules, op, run.machine.size, whole.about[point][1])
-            best = min(ratios.values())
-            regrets.append(float(np.expm1(ratios[chosen] - best)))
-            defaults.append(float(np.expm1(ratios[()] - best)))
+            regrets.append(float(np.expm1(times[chosen] - times[best])))
+            defaults.append(float(np.expm1(times[()] - times[best])))
         found["regret"].append(statistics.mean(regrets))
         found["worst"].append(max(regrets))
         found["default"].append(statistics.mean(defaults))
-        found["share"].append(len(told) / len(rows))
-        found["time"].append(sum(cost[row.case, seen[row.launch % len(seen)]] for row in told) / sum(cost.values()))
+        found["share"].append(len(told) / len(rows) * rounds / len(seen))
+        found["time"].append(
+            sum(cost[row.case, seen[row.launch % len(seen)]] for row in told) / sum(cost.values()) * rounds / len(seen)
+        )
     return {name: statistics.mean(values) for name, values in found.items()} | {
         "worst_search": max(found["regret"]), "sizes": len(points), "candidates": len(race[op]), "rounds": rounds,
         "void": len(void),
@@ -145,7 +152,8 @@ def main() -> None:
     parser.add_argument("--lab", default="star4", help="topology")
     parser.add_argument("-n", type=int, default=4, help="ranks")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of exhaustive.yaml")
-    parser.add_argument("--rounds", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=17, help="that the searches see")
+    parser.add_argument("--later", type=int, default=5, help="rounds in which their choices are compared")
     parser.add_argument("--seeds", type=int, default=20, help="searches over what was measured")
     parser.add_argument("--out", type=Path, help="folder for the trials")
     parser.add_argument("--read", type=Path, help="a folder that was measured before")
@@ -154,7 +162,7 @@ def main() -> None:
     given = parser.parse_args()
     spec = load(str(SPEC), given.set)
     if given.rank:
-        sys.exit(measure(spec, given.out, given.rounds))
+        sys.exit(measure(spec, given.out, given.rounds + given.later))
     folder = given.read or given.out
     if given.read is None:
         with lab(topology.load(given.lab)) as net:
@@ -162,7 +170,17 @@ def main() -> None:
             command = lab_launch.argv(net, "mpirun", given.n, [], ("mpi",))
             at = len(command) - 1 - command[::-1].index("-m")  # of commbench itself, not of the lab's agent
             again = [f"--set={item}" for item in given.set]
-            own = [__file__, "--rank", "--out", str(folder), "--rounds", str(given.rounds), *again]
+            own = [
+                __file__,
+                "--rank",
+                "--out",
+                str(folder),
+                "--rounds",
+                str(given.rounds),
+                "--later",
+                str(given.later),
+                *again,
+            ]
             journal = folder / "journal.jsonl"
             ended = launch.run(
                 [*command[:at], *own], lambda: journal.stat().st_size if journal.exists() else 0, 300.0, print
@@ -172,7 +190,7 @@ def main() -> None:
     print(f"{'collective':15} sizes cand. rounds void  regret  worst size  worst search  default's  trials   time")
     told = {}
     for op in spec.sweep.cases[0].op:
-        one = told[op] = replay(spec, folder, op, given.seeds)
+        one = told[op] = replay(spec, folder, op, given.seeds, given.later)
         print(
             f"{op:15} {one['sizes']:5} {one['candidates']:5} {one['rounds']:6} {one['void']:4} {one['regret']:7.2%} "
             f"{one['worst']:11.2%} {one['worst_search']:13.2%} {one['default']:10.1%} {one['share']:7.1%} "

@@ -114,7 +114,7 @@ def _order(question: Question) -> tuple[tuple[bool, Any], ...]:
     """Series by series, then by size and group; what is not known comes last."""
     series = question._replace(nbytes=0, group=0)
     return tuple(
-        (value is None, value or 0)
+        (value is None, 0 if value is None else value)
         for value in (question.op, question.mode, *series[4:], question.nbytes, question.group)
     )
 

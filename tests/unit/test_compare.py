@@ -183,6 +183,13 @@ def test_a_setting_that_each_side_has_one_value_of_is_what_is_compared() -> None
     assert len(found.matched.only[0]) == 3
 
 
+def test_rows_with_and_without_settings_stand_in_one_table() -> None:
+    """As the trials of a search do."""
+    found = compare(*([(run(), [*answers(), *answers(case={"settings": (("threads", k),)})])] for k in ("2", "2")))
+    assert len(found.rows) == 6
+    assert {row.question.settings for row in found.rows} == {(), (("threads", "2"),)}
+
+
 def test_other_hosts_or_ranks_are_other_questions_unless_ignored() -> None:
     four = [(run(hosts=("a", "b", "c", "d")), answers(ranks=4))]
     found = compare(side(answers()), four)
