@@ -38,7 +38,7 @@ def start(
     follower = _Follower(journal, before, watcher.rows)
     for index in range(spec.launches):
         own = [*command, "--launch", str(index), *(["--resume"] if request.resume else [])]
-        ended = launch.run(own, follower.look, patience, watcher.say)
+        ended = launch.run(own, follower.look, patience, watcher.say, ranks)
         if not _complete(request.out, spec, index):
             began = (request.out / "run.json").exists()
             kept = f"rows measured before are kept in {request.out}" if began else "nothing was measured"

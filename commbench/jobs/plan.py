@@ -112,6 +112,7 @@ def start(
         lambda: journal.stat().st_size if journal.exists() else 0,
         _START_UP + request.budget + 3 * request.spec.deadline,
         say,
+        ranks,
     )
     refused = request.out / _REFUSED
     if refused.exists():

@@ -158,7 +158,8 @@ class _Starter:
         backends = self.asked.spec.sweep.backends
         command = self._make(self._launcher, self._ranks, [*self._arguments, *options], backends)
         journal = self.folder / "journal.jsonl"
-        return launch.run(command, lambda: journal.stat().st_size if journal.exists() else 0, patience, self._say)
+        grown = lambda: journal.stat().st_size if journal.exists() else 0  # noqa: E731
+        return launch.run(command, grown, patience, self._say, self._ranks)
 
 
 def _launched(starter: _Starter, trial: Launch, machine: Machine, patience: float) -> list[Measurement]:

@@ -95,6 +95,7 @@ def start(
         lambda: steps.stat().st_size if steps.exists() else 0,
         60.0 + 3 * request.spec.deadline + request.spec.alone * request.spec.deadline,
         say,
+        ranks,
     )
     if not (request.out / NAME).exists():
         raise LaunchError(

@@ -174,7 +174,7 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
         command = make(launcher, ranks, [*arguments, *options, *(["--resume"] if resume else [])], backends)
         before = _hung(request.out)
         patience = _START_UP + 3 * asked.spec.sweep.deadline
-        ended = launch.run(command, lambda: journal.stat().st_size if journal.exists() else 0, patience, say)
+        ended = launch.run(command, lambda: journal.stat().st_size if journal.exists() else 0, patience, say, ranks)
         if (request.out / NAME).exists():
             return read(request.out, asked.spec).code
         hung = _hung(request.out)

@@ -23,6 +23,7 @@ from commbench.errors import CommbenchError, LaunchError, MissingLibrary, SpecEr
 from commbench.lab import kernel
 
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
+_ALONE = 10.0  # seconds without any rank left, after which a launcher is ended: PRRTE's sometimes waits for ever
 # Open MPI 5 names its session folder after mpirun's process number, and does not start where a killed mpirun that had
 # the same number left one ("The PMIx server's listener thread failed to start"): each launch gets a place of its own.
 SESSION = "PRTE_MCA_prte_local_tmpdir_base"
@@ -124,19 +125,27 @@ def argv(launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence
     return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments], backends)
 
 
-def run(command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None]) -> Launched:
+def run(
+    command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None], ranks: int = 0
+) -> Launched:
     """Runs the command to its end.
 
     `progress` gives a number that grows while the job lives (the journal's size); when it has not grown for
-    `patience` seconds the whole process group is ended. Lines that commbench's ranks print are passed on to
+    `patience` seconds the whole process group is ended. Where all `ranks` were seen to be the launcher's own children,
+    and none of them is left, it is ended too. Lines that commbench's ranks print are passed on to
     `say`; a launcher's own noise is kept for the message.
     """
     with tempfile.TemporaryDirectory(prefix="commbench-", ignore_cleanup_errors=True) as session:
-        return _supervised(command, progress, patience, say, session)
+        return _supervised(command, progress, patience, say, ranks, session)
 
 
 def _supervised(
-    command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None], session: str
+    command: Sequence[str],
+    progress: Callable[[], int],
+    patience: float,
+    say: Callable[[str], None],
+    ranks: int,
+    session: str,
 ) -> Launched:
     tail: collections.deque[str] = collections.deque(maxlen=12)
     process = subprocess.Popen(
@@ -163,9 +172,14 @@ def _supervised(
     reader.start()
     stopped = ""
     seen, since = progress(), time.monotonic()
+    had, last = False, since  # whether all ranks were here, and when one was last seen
     try:
         while process.poll() is None:
             time.sleep(0.1)
+            if ranks and (here := _children(process.pid)):
+                had, last = had or here >= ranks, time.monotonic()
+            if had and time.monotonic() - last > _ALONE:
+                break
             now = progress()
             if now != seen:
                 seen, since = now, time.monotonic()
@@ -176,6 +190,15 @@ def _supervised(
         _end(process)
         reader.join(2.0)
     return Launched(process.returncode, tuple(tail), stopped)
+
+
+def _children(pid: int) -> int:
+    """How many children a process has; 0 where that cannot be told."""
+    found = 0
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += len((task / "children").read_text().split())
+    return found
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,6 +56,28 @@ def test_the_same_table_under_mpirun_torchrun_and_srun(slurm: dict[str, str], tm
     assert tables["openmpi"] == tables["torchrun"] == tables["srun"]
     assert len(tables["srun"]) == len(cases(load_spec("quick", ["sizes=[1KiB, 64KiB]"]), [0, 0]))
     assert all(row[-1] == "ok" and row[-2] == 0 for row in tables["srun"])
+
+
+# A launcher whose ranks have ended, and which waits for ever: PRRTE's does so now and then.
+DESERTED = """
+import subprocess, time
+for rank in [subprocess.Popen(["sleep", "1"]) for _ in range(2)]:
+    rank.wait()
+time.sleep(100)
+"""
+
+
+def test_a_launcher_that_outlives_its_ranks_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "_ALONE", 0.5)
+    began = time.monotonic()
+    ended = launch.run([sys.executable, "-c", DESERTED], lambda: 0, 60.0, lambda line: None, ranks=2)
+    assert (ended.stopped, ended.code != 0) == ("", True)
+    assert time.monotonic() - began < 30  # a guard, far from both
+    # Ranks on other hosts are nobody's children here: a launcher without any is left alone.
+    quiet = launch.run(
+        [sys.executable, "-c", "import time; time.sleep(2)"], lambda: 0, 60.0, lambda line: None, ranks=2
+    )
+    assert quiet.code == 0
 
 
 # Prints the threads that are left when Python begins to end.

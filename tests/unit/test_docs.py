@@ -49,6 +49,7 @@ FOREIGN = {
     "--export",
     "--ddp-bucket-size",
     "--overlap-grad-reduce",
+    "--repeats",
 }
 # Sessions: commands with what they print. They are run.
 SESSIONS = [ROOT / "README.md", ROOT / "docs/import.md"]
