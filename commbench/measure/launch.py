@@ -23,7 +23,7 @@ from commbench.errors import CommbenchError, LaunchError, MissingLibrary, SpecEr
 from commbench.lab import kernel
 
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
-_ALONE = 10.0  # seconds without any rank left, after which a launcher is ended: PRRTE's sometimes waits for ever
+_ALONE = 5.0  # seconds without any rank left, after which a launcher is ended: PRRTE's sometimes waits for ever
 # Open MPI 5 names its session folder after mpirun's process number, and does not start where a killed mpirun that had
 # the same number left one ("The PMIx server's listener thread failed to start"): each launch gets a place of its own.
 SESSION = "PRTE_MCA_prte_local_tmpdir_base"
@@ -193,12 +193,20 @@ def _supervised(
 
 
 def _children(pid: int) -> int:
-    """How many children a process has; 0 where that cannot be told."""
-    found = 0
+    """How many living children a process has; 0 where that cannot be told."""
+    found: list[str] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += len((task / "children").read_text().split())
-    return found
+            found += (task / "children").read_text().split()
+    return sum(map(_lives, found))
+
+
+def _lives(pid: str) -> bool:
+    """A child that has ended stays in the table until its parent has asked for its code, which PRRTE's may not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
 
 
 def _end(process: "subprocess.Popen[str]") -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from ranks import MPIRUN
 
 from commbench import emit
 from commbench.emit import mpich
@@ -98,7 +99,7 @@ class TestOpenMPI:
     def run(variables: tuple[tuple[str, str], ...] = ()) -> Bits:
         always = (("OMPI_MCA_mpi_yield_when_idle", "1"), ("OMPI_ALLOW_RUN_AS_ROOT", "1"))
         root = ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-        mpirun = ("mpirun", "--oversubscribe", "--bind-to", "none", "-n", "4", sys.executable)
+        mpirun = (MPIRUN[0], "--oversubscribe", "--bind-to", "none", "-n", "4", sys.executable)
         return bits(mpirun, (*always, root, *variables))
 
     @pytest.fixture(autouse=True)
@@ -106,7 +107,7 @@ class TestOpenMPI:
         pytest.importorskip("mpi4py")
         try:
             told = subprocess.run(
-                ["mpirun", "--version"], capture_output=True, text=True, timeout=20, check=False
+                [MPIRUN[0], "--version"], capture_output=True, text=True, timeout=20, check=False
             ).stdout
         except FileNotFoundError:
             pytest.skip("no mpirun here")

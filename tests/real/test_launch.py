@@ -61,8 +61,8 @@ def test_the_same_table_under_mpirun_torchrun_and_srun(slurm: dict[str, str], tm
 # A launcher whose ranks have ended, and which waits for ever: PRRTE's does so now and then.
 DESERTED = """
 import subprocess, time
-for rank in [subprocess.Popen(["sleep", "1"]) for _ in range(2)]:
-    rank.wait()
+ranks = [subprocess.Popen(["sleep", "1"]) for _ in range(2)]
+ranks[0].wait()  # the other one stays a zombie
 time.sleep(100)
 """
 
