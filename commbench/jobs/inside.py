@@ -58,8 +58,8 @@ class Bench(NamedTuple):
 Conduct = Callable[[Bench], int]  # opens and closes the journal, returns the exit code
 
 
-class _Grid:
-    """The plan of a sweep: all cases that are still missing, once."""
+class Once:
+    """The plan that asks for its cases once."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
         self._cases = tuple(cases)
@@ -170,7 +170,7 @@ def _sweep(bench: Bench) -> int:
     if again := bench.control(control):
         journal.append([msgspec.structs.replace(row, control=True) for row in again])
         _report_drift(journal.measurements, again, bench.watcher.say)
-    bench.worker.run(_Grid(missing), journal, lambda rows: told(rows, request, bench.watcher))
+    bench.worker.run(Once(missing), journal, lambda rows: told(rows, request, bench.watcher))
     cases = len(grid.cases(spec, bench.machine.host_of)) if spec.launches == 1 else 0
     code = exit_code(journal.measurements, cases)
     keep_faults(request.out)

@@ -1,7 +1,6 @@
 """A sweep that starts its ranks itself: one launch after another, judged by the run folder alone."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +28,7 @@ def start(
             raise store.already(request.out)
         same_spec(request)
     arguments = [*arguments, "--out", str(request.out)]
-    make = partial(lab.argv, net) if net else launch.argv
-    command = make(launcher, ranks, arguments, spec.backends)
+    command = lab.argv(net, launcher, ranks, arguments, spec.backends)
     expected = grid.guess(spec, ranks)
     likely, most = grid.estimate(spec, expected)
     patience = 60.0 + 3 * (spec.deadline + most / spec.launches / max(1, len(expected)))

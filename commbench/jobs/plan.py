@@ -102,10 +102,7 @@ def start(
     """Starts the ranks, on this machine or in a lab, with `arguments` and --out; judges by the folder alone."""
     backends = (request.spec.backend,)
     arguments = [*arguments, "--out", str(request.out)]
-    if net:
-        command = lab.argv(net, launcher, ranks, arguments, backends)
-    else:
-        command = launch.argv(launcher, ranks, arguments, backends)
+    command = lab.argv(net, launcher, ranks, arguments, backends)
     journal = request.out / "journal.jsonl"
     ended = launch.run(
         command,

@@ -1,10 +1,8 @@
 """The search for settings that a process starts with: every trial is a launch of its own, run from outside."""
 
 import atexit
-import hashlib
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,23 +10,22 @@ import msgspec
 
 from commbench import store
 from commbench.errors import LaunchError, SpecError
-from commbench.jobs.inside import Bench, Conduct, begin, keep_faults
+from commbench.jobs.inside import Bench, Conduct, Once, begin, keep_faults
 from commbench.jobs.request import Say
-from commbench.jobs.tune import NAME, Asked, Searched
+from commbench.jobs.tune import NAME, Asked, conclude, digest
 from commbench.lab import launch as lab
 from commbench.layouts import expand
 from commbench.measure import launch
 from commbench.records import Case, Machine, Measurement
-from commbench.records import recommendation as records
 from commbench.spec import grid
 from commbench.spec.tune import TuneSpec
 from commbench.tune.candidates import at_start
 from commbench.tune.effect import logged
 from commbench.tune.evidence import Trials
-from commbench.tune.recommend import Race, decided, racing, recommend
+from commbench.tune.recommend import Race, racing, recommend
 from commbench.tune.relaunch import Launch, Launches, for_all
 from commbench.tune.rules import find
-from commbench.tune.verdicts import choices, describe
+from commbench.tune.verdicts import describe
 from commbench.units import format_time
 
 if TYPE_CHECKING:
@@ -59,20 +56,6 @@ def prepare(variables: Sequence[str], backends: Sequence[str]) -> dict[str, str]
     return {**log, **found}
 
 
-class _Once:
-    """The plan of one launch: its cases, once."""
-
-    def __init__(self, cases: Sequence[Case]) -> None:
-        self._cases = tuple(cases)
-
-    def ask(self) -> tuple[Case, ...]:
-        cases, self._cases = self._cases, ()
-        return cases
-
-    def tell(self, answers: Sequence[Measurement]) -> None:
-        pass
-
-
 def conduct() -> Conduct:
     """Rank 0's part of one launch: the cases of trial.json, into the journal."""
 
@@ -82,7 +65,7 @@ def conduct() -> Conduct:
         journal = begin(bench.request, bench.machine)
         bench.opened(journal)
         bench.control(None)
-        bench.worker.run(_Once(cases), journal, lambda rows: None)
+        bench.worker.run(Once(cases), journal, lambda rows: None)
         keep_faults(folder)
         journal.close()
         return 0
@@ -148,7 +131,7 @@ class _Starter:
     ) -> None:
         self.asked, self._ranks, self._launcher, self._arguments, self._say = asked, ranks, launcher, arguments, say
         self.folder = asked.request.out
-        self._make = partial(lab.argv, net) if net else launch.argv
+        self._net = net
 
     def run(self, trial: Launch, patience: float, resume: bool = True) -> launch.Launched:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +139,7 @@ class _Starter:
         options = ["--out", str(self.folder), "--started", "--trial", str(trial.round), *(["--resume"] * resume)]
         options += [f"--variable={name}={value}" for name, value in trial.environment.items()]
         backends = self.asked.spec.sweep.backends
-        command = self._make(self._launcher, self._ranks, [*self._arguments, *options], backends)
+        command = lab.argv(self._net, self._launcher, self._ranks, [*self._arguments, *options], backends)
         journal = self.folder / "journal.jsonl"
         grown = lambda: journal.stat().st_size if journal.exists() else 0  # noqa: E731
         return launch.run(command, grown, patience, self._say, self._ranks)
@@ -196,14 +179,10 @@ def _conclude(asked: Asked, race: Race, plan: Launches) -> int:
     """search.json and recommendation.json: one setting for all sizes, or the default."""
     request, options = asked.request, asked.spec.options
     run, measured = store.load(request.out)
-    searched = Searched(report=plan.report(), undecided=not decided(choices(plan.trials, options)))
-    store.write_atomically(request.out / NAME, msgspec.json.format(msgspec.json.encode(searched)) + b"\n")
-    digest = hashlib.sha256((request.out / "journal.jsonl").read_bytes()).hexdigest()
-    found = recommend(run, measured, race, options, digest, asked.held)
+    found = recommend(run, measured, race, options, digest(request.out), asked.held)
     kept, notes = for_all(measured, options)
     rules = find(kept, race, nodes=len(run.machine.hosts), options=options, held=asked.held)
     keep = found.keep_default or "no setting is proved faster somewhere and slower nowhere; a process has one for all"
     notes = (*notes, *found.notes)
     found = msgspec.structs.replace(found, rules=rules, keep_default="" if rules else keep, notes=notes)
-    store.write_atomically(request.out / records.NAME, records.encode(found))
-    return 3 if searched.undecided else 0
+    return conclude(request.out, plan.report(), plan.trials, options, found)

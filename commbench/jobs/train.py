@@ -85,10 +85,7 @@ def start(
     """Starts the ranks, on this machine or in a lab; judges by the folder alone."""
     backends = (request.spec.backend,)
     arguments = [*arguments, "--out", str(request.out)]
-    if net:
-        command = lab.argv(net, launcher, ranks, arguments, backends)
-    else:
-        command = launch.argv(launcher, ranks, arguments, backends)
+    command = lab.argv(net, launcher, ranks, arguments, backends)
     steps = Path(os.environ.get(FOLDER) or request.out) / "steps-0.jsonl"
     ended = launch.run(
         command,

@@ -2,8 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +24,7 @@ from commbench.tune.evidence import Trials
 from commbench.tune.explain import Explanation, explain
 from commbench.tune.recommend import Race, decided, racing, recommend
 from commbench.tune.search import Report, Search
-from commbench.tune.verdicts import choices
+from commbench.tune.verdicts import Options, choices
 from commbench.units import format_bytes, format_time
 
 if TYPE_CHECKING:
@@ -112,12 +111,10 @@ def conduct(asked: Asked) -> Conduct:
         bench.control(None)
         bench.worker.run(plan, _Rounds(journal, plan), tell)
         keep_faults(request.out)
-        searched = Searched(report=plan.report(), undecided=not decided(choices(plan.trials, spec.options)))
-        store.write_atomically(request.out / NAME, msgspec.json.format(msgspec.json.encode(searched)) + b"\n")
-        found = recommend(journal.run, journal.measurements, race, spec.options, _hash(request.out), asked.held)
-        store.write_atomically(request.out / records.NAME, records.encode(found))
+        found = recommend(journal.run, journal.measurements, race, spec.options, digest(request.out), asked.held)
+        code = conclude(request.out, plan.report(), plan.trials, spec.options, found)
         journal.close()
-        return 3 if searched.undecided else 0
+        return code
 
     return search
 
@@ -150,8 +147,17 @@ class _Teller:
             )
 
 
-def _hash(folder: Path) -> str:
+def digest(folder: Path) -> str:
+    """SHA-256 of the journal that a recommendation comes from."""
     return hashlib.sha256((folder / "journal.jsonl").read_bytes()).hexdigest()
+
+
+def conclude(folder: Path, report: Report, trials: Trials, options: Options, found: Recommendation) -> int:
+    """Writes search.json and recommendation.json; returns the exit code."""
+    searched = Searched(report=report, undecided=not decided(choices(trials, options)))
+    store.write_atomically(folder / NAME, msgspec.json.format(msgspec.json.encode(searched)) + b"\n")
+    store.write_atomically(folder / records.NAME, records.encode(found))
+    return 3 if searched.undecided else 0
 
 
 # ---- outside -----------------------------------------------------------------------------------------------
@@ -164,14 +170,13 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
     request, backends = asked.request, asked.spec.sweep.backends
     if (request.out / "run.json").exists() and not request.resume:
         raise store.already(request.out)
-    make: Callable[[str, int, Sequence[str], Sequence[str]], list[str]] = partial(lab.argv, net) if net else launch.argv
     clock, journal = time.monotonic(), request.out / "journal.jsonl"
     resume = request.resume
     (request.out / NAME).unlink(missing_ok=True)  # of the search that this one goes on with
     for _ in range(_AGAIN):
         left = asked.spec.budget - (time.monotonic() - clock)
         options = ["--out", str(request.out), "--started", "--budget", f"{max(left, 1.0):.0f}s"]
-        command = make(launcher, ranks, [*arguments, *options, *(["--resume"] if resume else [])], backends)
+        command = lab.argv(net, launcher, ranks, [*arguments, *options, *(["--resume"] if resume else [])], backends)
         before = _hung(request.out)
         patience = _START_UP + 3 * asked.spec.sweep.deadline
         ended = launch.run(command, lambda: journal.stat().st_size if journal.exists() else 0, patience, say, ranks)

@@ -9,8 +9,10 @@ from commbench.measure import launch
 _PORT = 29500  # of torchrun's store; a lab's ports are its own
 
 
-def argv(net: Lab, launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence[str]) -> list[str]:
-    """As measure.launch.argv, on the hosts of `net`, which are filled in order."""
+def argv(net: Lab | None, launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence[str]) -> list[str]:
+    """As measure.launch.argv; in a lab on the hosts of `net`, which are filled in order."""
+    if net is None:
+        return launch.argv(launcher, ranks, arguments, backends)
     if launcher == "srun":
         raise SpecError("--lab with --launcher srun: a lab has no Slurm; use mpirun or torchrun")
     if launcher != "torchrun":
