@@ -1,15 +1,13 @@
 """Bucket sizes, for `commbench tune`: in the reference training job, or in a job of the user's own."""
 
 import os
-import signal
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from commbench.cli.tune import Given, argv, inside_of, on_hosts, out_of
+from commbench.cli.tune import Given, argv, in_order, inside_of, on_hosts, out_of
 from commbench.errors import SpecError
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ _BUDGET = 600.0  # seconds
 
 def of_model(given: Given, place: "Place | None") -> int:
     """Bucket sizes in the reference training job."""
-    from commbench.jobs import plan
+    from commbench.jobs import plan, runfolder
     from commbench.jobs.recheck import plan_holds, plan_of
     from commbench.measure.launch import choose
     from commbench.spec.train import load
@@ -33,18 +31,19 @@ def of_model(given: Given, place: "Place | None") -> int:
     out = out_of(given, f"{spec.name}-plan", now)
     seed = given.seed or 0
     created = now.isoformat(timespec="seconds")
-    request = plan.PlanRequest(spec, out, created, argv(), budget, seed, given.resume, only)
+    request = plan.PlanRequest(spec, out, created, argv(), budget, seed, given.resume, only, given.started)
     if at is None or at.rank == 0:
         plan.check(request)
     if at:
-        code = plan.work(request, at, given.tell)
+        code = plan.work(request, at, given.say, tell=given.tell)
     else:
         ranks = given.ranks or 0  # `inside_of` has seen to it
         launcher = given.launcher or choose((spec.backend,), {} if given.topology else os.environ)
         what = ["--recheck", str(given.recheck)] if given.recheck else [given.spec]
         again = ["tune", *what, *(f"--set={item}" for item in given.set), "--budget", f"{budget:g}s"]
-        again += ["--seed", str(seed), "--started", *(["--quiet"] if given.quiet else [])]
-        code = on_hosts(given.topology, lambda net: plan.start(request, ranks, launcher, again, given.tell, net))
+        again += ["--seed", str(seed), "--started", *(["--resume"] if given.resume else [])]
+        with in_order(lambda: runfolder.kept(out)):
+            code = on_hosts(given.topology, lambda net: plan.start(request, ranks, launcher, again, given.tell, net))
     if (at is None or at.rank == 0) and not given.started:
         _planned(given, out)
         if only is not None:
@@ -56,21 +55,22 @@ def of_model(given: Given, place: "Place | None") -> int:
 
 def of_own_job(given: Given, place: "Place | None") -> int:
     """Bucket sizes in the user's own job, which is started by the command in its spec."""
-    from commbench.jobs import ownjob
+    from commbench.jobs import ownjob, runfolder
     from commbench.spec.ownjob import load
 
     if place and place.size > 1:
         raise SpecError(f"{given.spec} starts the job itself: run commbench tune {given.spec} outside of any launch")
-    if given.ranks or given.topology or given.launcher or given.resume:
-        raise SpecError(f"-n, --lab, --launcher and --resume do not go with a command: {given.spec} says all of it")
+    if given.ranks or given.topology or given.launcher:
+        raise SpecError(f"-n, --lab and --launcher do not go with a command: {given.spec} says all of it")
+    if given.resume and given.out is None:
+        raise SpecError("--resume needs --out DIR: which search is to go on?")
     now = datetime.now(timezone.utc)
     spec = load(given.spec, given.overrides)
     out = out_of(given, spec.name, now)
-    request = ownjob.Request(spec, out, now.isoformat(timespec="seconds"), argv())
+    request = ownjob.Request(spec, out, now.isoformat(timespec="seconds"), argv(), given.resume)
     ownjob.check(request)
-    for kind in (signal.SIGTERM, signal.SIGHUP):  # which would end this process and leave the job
-        signal.signal(kind, lambda number, frame: sys.exit(128 + number))
-    found = ownjob.tune(request, given.tell, os.environ)
+    with in_order(lambda: runfolder.kept(out)):
+        found = ownjob.tune(request, given.tell, os.environ)
     _planned(given, out)
     return ownjob.exit_code(found)
 

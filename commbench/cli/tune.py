@@ -1,9 +1,11 @@
 """`commbench tune`: inside a launch it is a rank, without one it starts the ranks."""
 
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from commbench.world.discover import Place
 
 _LISTEN = 2.0  # seconds in which rank 0 speaks
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Given(NamedTuple):
@@ -44,7 +47,11 @@ class Given(NamedTuple):
     def tell(self, sentence: str) -> None:
         """A line on stderr, unless nobody wants to read any."""
         if not self.quiet:
-            click.echo(f"commbench: {sentence}", err=True)
+            self.say(sentence)
+
+    def say(self, sentence: str) -> None:
+        """A line on stderr that everybody must read: an error."""
+        click.echo(f"commbench: {sentence}", err=True)
 
     @property
     def of_model(self) -> tuple[str, ...]:
@@ -181,6 +188,29 @@ def on_hosts(topology: str | None, start: "Callable[[Lab | None], int]") -> int:
         return start(net)
 
 
+@contextmanager
+def in_order(left: Callable[[], str]) -> Iterator[None]:
+    """Ctrl-C, and what would end this process and leave its children: all is ended in order, then one sentence with
+    what is `left`. Raises CommbenchError."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        for kind in _ENDING:  # once is enough: what was started is being ended
+            signal.signal(kind, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {kind: signal.getsignal(kind) for kind in _ENDING}
+    for kind, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(kind, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CommbenchError(f"interrupted; {left()}") from None
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
 def _asked(given: Given, first: bool) -> "Asked":
     """`first`: this process plans. What its job sends must be readable there alone."""
     from commbench.jobs import recheck, tune
@@ -225,7 +255,7 @@ def _settings(given: Given, place: "Place | None") -> int:
     asked = _asked(given, at is None or at.rank == 0)
     if at and given.trial is not None:
         os.environ.update(relaunch.prepare(given.variables, asked.spec.sweep.backends))
-        watcher = Watcher(lambda total, expected: None, lambda rows: None, given.tell)
+        watcher = Watcher(lambda total, expected: None, lambda rows: None, given.say)
         code = inside.work(asked.request._replace(launch=given.trial), at, watcher, relaunch.conduct())
     elif at and relaunch.needed(asked.spec):
         raise SpecError(
@@ -234,8 +264,8 @@ def _settings(given: Given, place: "Place | None") -> int:
         )
     elif at:
         check_libraries(asked.spec.sweep.backends)
-        watcher = Watcher(lambda total, expected: None, lambda rows: None, given.tell)
-        code = inside.work(asked.request, at, watcher, tune.conduct(asked))
+        watcher = Watcher(lambda total, expected: None, lambda rows: None, given.say)
+        code = inside.work(asked.request, at, watcher, tune.conduct(asked, given.tell, given.started))
     else:
         code = _start(given, asked)
     if (at is None or at.rank == 0) and not given.started:
@@ -244,7 +274,7 @@ def _settings(given: Given, place: "Place | None") -> int:
 
 
 def _start(given: Given, asked: "Asked") -> int:
-    from commbench.jobs import relaunch, tune
+    from commbench.jobs import relaunch, runfolder, tune
     from commbench.jobs.request import check_libraries
     from commbench.measure.launch import choose
 
@@ -255,10 +285,10 @@ def _start(given: Given, asked: "Asked") -> int:
     again = ["tune", *(["--recheck", str(given.recheck)] if given.recheck else [given.spec])]
     again += [f"--set={item}" for item in given.set] + ([] if given.seed is None else ["--seed", str(given.seed)])
     again += ["--held", str(given.held)] if given.held else []
-    again += ["--quiet"] if given.quiet else []
     start = relaunch.start if relaunch.needed(asked.spec) else tune.start
     ranks = given.ranks or 0  # `inside_of` has seen to it
-    return on_hosts(given.topology, lambda net: start(asked, ranks, launcher, again, given.tell, net))
+    with in_order(lambda: runfolder.kept(asked.request.out)):
+        return on_hosts(given.topology, lambda net: start(asked, ranks, launcher, again, given.tell, net))
 
 
 def _result(given: Given, asked: "Asked", code: int) -> int:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from commbench.cli.tune import in_order
 from commbench.errors import SpecError
 from commbench.units import parse_share, parse_time
 
@@ -84,11 +84,14 @@ def command(
 
     Exit code 0: faster, proved. 1: slower, or it learns worse. 3: cannot tell, or no difference.
     """
+    from commbench.emit import refuse
     from commbench.jobs.verify import Request, verify
+    from commbench.records import recommendation as records
     from commbench.report import verdicts
 
     if not argv:
         raise SpecError(f"which job? commbench verify {folder} -- mpirun -n 4 python train.py")
+    refuse.ll128(records.read(folder))
     request = Request(
         folder=folder,
         argv=tuple(argv),
@@ -102,24 +105,19 @@ def command(
         seed=seed,
         force=force,
     )
-    for kind in (signal.SIGTERM, signal.SIGHUP):  # which would end this process and leave the job
-        signal.signal(kind, _leave)
 
     def tell(one: "Restart") -> None:
         if not quiet:
             click.echo(f"commbench: {verdicts.restart(one, rounds, skip_steps)}", err=True)
 
-    found = verify(request, tell, os.environ)
+    with in_order(lambda: f"no verdict; what its restarts said is in {folder}"):
+        found = verify(request, tell, os.environ)
     if as_json:
         click.echo(verdicts.as_json(found.judgement, found.restarts, found.settings, found.notes, skip_steps))
     else:
         for line in verdicts.text(found.judgement, found.settings, found.notes, min_effect):
             click.echo(line)
     sys.exit(found.code)
-
-
-def _leave(number: int, frame: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 def _pattern(regex: str | None, unit: str) -> "Pattern | None":

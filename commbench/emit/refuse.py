@@ -67,7 +67,7 @@ def ll128(recommendation: Recommendation) -> None:
     table = recommendation.machine.get("nccl_ll128", "unknown")
     for rule in filter(proven, recommendation.rules):
         settings = dict(rule.settings)
-        if "LL128" not in settings.get("NCCL_PROTO", "").upper() or table == "allowed":
+        if not _wants_ll128(settings.get("NCCL_PROTO", "")) or table == "allowed":
             continue
         if table == "forbidden" or "NCCL_ALGO" not in settings:
             reason = (
@@ -77,3 +77,11 @@ def ll128(recommendation: Recommendation) -> None:
                 f"{rule.op} from {rule.min_bytes} bytes: LL128, and NCCL's table {reason}; unsupported, it "
                 "corrupts data. Tune again with NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=TUNING, or without LL128"
             )
+
+
+def _wants_ll128(protocols: str) -> bool:
+    """NCCL_PROTO as NCCL reads it: `LL,Simple`, `^LL` for all others, which then are forced too, and in newer ones
+    such lists for each collective, as in `^LL128;allreduce:LL128`."""
+    lists = [part.rpartition(":")[2].strip() for part in protocols.upper().split(";")]
+    named = [("LL128" in map(str.strip, one.lstrip("^").split(",")), one.startswith("^")) for one in lists if one]
+    return any(listed != others for listed, others in named)

@@ -1,6 +1,8 @@
 """The search for bucket sizes in the user's own job: a trial is a start of the job, a round starts every candidate."""
 
+import signal
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
@@ -9,24 +11,29 @@ from typing import Any, NamedTuple
 import msgspec
 
 from commbench import __version__, store
-from commbench.errors import FolderError, LaunchError, SpecError
+from commbench.errors import LaunchError, SpecError
+from commbench.jobs import runfolder
 from commbench.measure import probe, trial
-from commbench.records import Case, Host, Machine, Measurement
+from commbench.measure.guard import guarded
+from commbench.records import Case, Host, Machine, Measurement, Run
 from commbench.records import recommendation as records
 from commbench.records.recommendation import BucketPlan, Recommendation, facts_of, versions_of
 from commbench.spec.ownjob import OwnJob
 from commbench.stats.trials import Restart
 from commbench.training.apply import FILE
 from commbench.tune.candidates import Settings
+from commbench.tune.evidence import Trials
 from commbench.tune.plans import NAME, OP, Plan, Planned, caps_of, found, race, recommend, settings_of
 from commbench.tune.relaunch import Launch, Launches
-from commbench.tune.verdicts import LOOKS
+from commbench.tune.verdicts import LOOKS, Options
 from commbench.units import format_bytes, format_time
 
 _LEAST = 1 + 2 * LOOKS[0]  # starts: one to look, then the default and one candidate in each round
 _SLOW = 3.0  # a start that takes so many times the slowest before it hangs
 _SPARE = 10.0  # seconds added to that
 _PATIENCE = 60.0  # seconds without a step or a line of output
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the job itself; a rank, as mpirun and srun tell it
+_SEARCH = "COMMBENCH_SEARCH"  # in the environment of everything that a search starts: a word that no other search has
 Say = Callable[[str], None]
 
 
@@ -37,23 +44,100 @@ class Request(NamedTuple):
     out: Path
     created: str  # UTC, ISO 8601
     command: tuple[str, ...]
+    resume: bool = False
+
+    @property
+    def canonical(self) -> dict[str, Any]:
+        """What decides the run, as plain JSON. Not the budget: a search may be gone on with."""
+        spec = self.spec
+        own = {"command": spec.command, "caps": spec.caps, "skip": spec.skip, "rounds": spec.rounds, "seed": spec.seed}
+        plain: dict[str, Any] = msgspec.json.decode(
+            msgspec.json.encode({"model": spec.name, "backend": "job", "parallel": "ddp", **own})
+        )
+        return plain
 
 
 def check(request: Request) -> None:
-    """FolderError where the folder holds a run already."""
+    """Everything that can be refused before the job is started; what an earlier search concluded is taken away.
+
+    FolderError: a run is there already, or one of another spec. StoreError: the folder cannot be written.
+    """
     for name in (NAME, "run.json"):
-        if (request.out / name).exists():
-            raise FolderError(f"{request.out} already holds a run; choose another --out")
+        if (request.out / name).exists() and not request.resume:
+            raise store.already(request.out)
+    if (request.out / "run.json").exists():
+        runfolder.check_spec(request.out, request.canonical)
+    runfolder.check_room(request.out)
+    runfolder.forget(request.out, NAME)
 
 
 def tune(request: Request, say: Say, environment: Mapping[str, str]) -> Planned:
-    """Starts the job until an answer is there or the budget is spent; writes plan.json and recommendation.json.
+    """Starts the job until an answer is there or the budget is spent; writes plan.json, then recommendation.json.
+    Whatever ends this process, the job ends with it.
 
     LaunchError: the job itself does not run, or records no steps. SpecError: the budget has no room for a comparison.
+    FolderError: the trials that are there are of other ranks or libraries. StoreError: the folder cannot be written.
     """
+    word = uuid.uuid4().hex
+    with guarded(f"{_SEARCH}={word}"):
+        return _search(request, say, {**environment, _SEARCH: word})
+
+
+def _search(request: Request, say: Say, environment: Mapping[str, str]) -> Planned:
     spec, began = request.spec, time.monotonic()
     plans = (Plan(name="default"), *map(_plan, spec.caps))
     case = Case(op=OP, backend="job", nbytes=0)
+    first = _first(request, case, environment)
+    say(f"a start takes {format_time(first.wall_seconds)}; {len(plans) - 1} candidates")
+    book = runfolder.Book(request.out, _run(request, first.world or 1), request.resume)
+    launches = Launches(
+        [case],
+        {OP: race(plans)},
+        seed=spec.seed,
+        options=Options(rounds=spec.rounds),
+        budget=spec.budget,
+        launch=first.wall_seconds,
+        spent=time.monotonic() - began,
+        trials=Trials(book.trials),
+    )
+    slowest = first.wall_seconds
+    while launch := launches.ask():
+        deadline = _SLOW * slowest + _SPARE
+        one = _start(request, launch, environment, deadline, first.world or 1)
+        if one.code in _KILLED:  # by somebody, or for want of memory: the second start tells
+            one = _start(request, launch, environment, deadline, first.world or 1)
+        slowest = max(slowest, 0.0 if one.why else one.wall_seconds)
+        row = _measured(launch, one, first, spec.skip)
+        say(f"round {launch.round + 1}, {_name(plans, launch.settings)}: {row.why or format_time(row.seconds[0])}")
+        if row.status != "ok" and not launch.settings:
+            raise LaunchError(f"the job as it is fails: {row.why}; its output is in {request.out}")
+        book.add(row)
+        launches.tell([row])
+    book.close()
+    planned = Planned(
+        name=spec.name,
+        created=request.created,
+        commbench=__version__,
+        spec=request.canonical,
+        seed=spec.seed,
+        machine=_machine(first.world or 1),
+        command=request.command,
+        text_sha256="",
+        parameters=0,
+        plans=plans,
+        trials=book.compared,
+        budget=spec.budget,
+        seconds=time.monotonic() - began,
+        search=launches.report(),
+    )
+    store.write_atomically(request.out / NAME, msgspec.json.format(msgspec.json.encode(planned), indent=1) + b"\n")
+    store.write_atomically(request.out / records.NAME, records.encode(recommend(planned)))
+    return planned
+
+
+def _first(request: Request, case: Case, environment: Mapping[str, str]) -> Restart:
+    """A start that is no trial: it tells what a start takes, on how many ranks, and the buckets of the default."""
+    spec = request.spec
     first = _start(request, Launch(0, (), (case,)), environment, spec.budget)
     if first.code is None and first.wall_seconds >= spec.budget:
         raise SpecError(
@@ -67,45 +151,20 @@ def tune(request: Request, say: Say, environment: Mapping[str, str]) -> Planned:
             "the job does not tell its buckets, so nobody could see that a plan took effect: call "
             "recorder.ddp(model) of commbench.StepRecorder after some steps"
         )
-    say(f"a start takes {format_time(first.wall_seconds)}; {len(plans) - 1} candidates")
-    launches = Launches(
-        [case],
-        {OP: race(plans)},
-        seed=spec.seed,
-        budget=spec.budget,
-        launch=first.wall_seconds,
-        spent=time.monotonic() - began,
-    )
-    trials: list[Measurement] = []
-    slowest = first.wall_seconds
-    while launch := launches.ask():
-        one = _start(request, launch, environment, _SLOW * slowest + _SPARE, first.world or 1)
-        slowest = max(slowest, 0.0 if one.why else one.wall_seconds)
-        row = _measured(launch, one, first, spec.skip)
-        say(f"round {launch.round + 1}, {_name(plans, launch.settings)}: {row.why or format_time(row.seconds[0])}")
-        if row.status != "ok" and not launch.settings:
-            raise LaunchError(f"the job as it is fails: {row.why}; its output is in {request.out}")
-        trials.append(row)
-        launches.tell([row])
-    planned = Planned(
-        name=spec.name,
+    return first
+
+
+def _run(request: Request, ranks: int) -> Run:
+    return Run(
+        format=store.FORMAT,
+        name=request.spec.name,
         created=request.created,
         commbench=__version__,
-        spec={"model": spec.name, "backend": "job", "parallel": "ddp", "command": list(spec.command)},
-        seed=spec.seed,
-        machine=_machine(first.world or 1),
+        seed=request.spec.seed,
+        spec=request.canonical,
+        machine=_machine(ranks),
         command=request.command,
-        text_sha256="",
-        parameters=0,
-        plans=plans,
-        trials=tuple(trials),
-        budget=spec.budget,
-        seconds=time.monotonic() - began,
-        search=launches.report(),
     )
-    store.write_atomically(request.out / NAME, msgspec.json.format(msgspec.json.encode(planned), indent=1) + b"\n")
-    store.write_atomically(request.out / records.NAME, records.encode(recommend(planned)))
-    return planned
 
 
 def exit_code(planned: Planned) -> int:
@@ -131,7 +190,10 @@ def _start(
     base = {name: value for name, value in environment.items() if name != FILE}
     if launch.settings:
         path = folder / records.NAME
-        folder.mkdir(parents=True)
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise runfolder.cannot_write(folder, request.out, error) from error
         store.write_atomically(path, records.encode(_candidate(request, launch.settings, ranks)))
         base[FILE] = str(path.absolute())
     wanted = trial.Wanted(
@@ -142,7 +204,13 @@ def _start(
         watched=(),
         folder=folder,
     )
-    return trial.restart(wanted, trial.Limits(deadline=deadline, patience=min(_PATIENCE, deadline)))
+    try:
+        found = trial.restart(wanted, trial.Limits(deadline=deadline, patience=min(_PATIENCE, deadline)))
+    except OSError as error:  # its log
+        raise runfolder.cannot_write(folder, request.out, error) from error
+    if found.why:
+        runfolder.check_room(request.out)  # a full disc is no fault of the candidate
+    return found
 
 
 def _candidate(request: Request, settings: Settings, ranks: int) -> Recommendation:

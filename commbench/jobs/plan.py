@@ -6,14 +6,14 @@ from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from commbench import __version__, store
 from commbench.backends import base
-from commbench.errors import CommbenchError, FolderError, LaunchError, SpecError
-from commbench.jobs import train
+from commbench.errors import CommbenchError, FolderError, SpecError
+from commbench.jobs import runfolder, train
 from commbench.lab import launch as lab
 from commbench.measure import launch, probe
 from commbench.model.bucket_advice import Advice, ddp
@@ -24,6 +24,7 @@ from commbench.spec.train import TrainSpec
 from commbench.training.plans import Costs, Session
 from commbench.training.text import standard_library
 from commbench.tune.candidates import Settings
+from commbench.tune.evidence import Trials
 from commbench.tune.plans import NAME, OP, Plan, Planned, ddp_plans, found, fsdp_plans, race, recommend
 from commbench.tune.search import Report, Search
 from commbench.units import format_time
@@ -42,14 +43,13 @@ _CURVES = 0.25  # of what is left of the budget, for the collectives
 _ALONE = 5  # steps with nothing sent, where the spec asks for none
 _LEAST = 10  # trials: the first one, four of the default and of one other plan, and one to spare
 _ROUNDS = 6  # of the collectives, each of which takes about a step, idle and beside computing together
-_REFUSED = "refused.txt"  # rank 0's sentence about the budget, for the process that started the ranks
 Say = Callable[[str], None]
 After = Callable[[Session, Planned | None], None]
 
 
 class PlanRequest(NamedTuple):
     """What the command line asked for. budget: seconds from when all ranks have met. only: the one plan that is raced
-    against the default; None: all candidates."""
+    against the default; None: all candidates. started: by `start`, which tells what is refused in the ranks."""
 
     spec: TrainSpec
     out: Path
@@ -59,6 +59,7 @@ class PlanRequest(NamedTuple):
     seed: int = 0
     resume: bool = False
     only: Settings | None = None
+    started: bool = False
 
 
 class Surroundings(NamedTuple):
@@ -71,13 +72,18 @@ class Surroundings(NamedTuple):
 
 
 def check(request: PlanRequest) -> None:
-    """Everything that can be refused before any rank is started. Raises FolderError, MissingLibrary or SpecError."""
-    if request.resume:
-        raise SpecError("--resume: trials of a bucket plan belong to one launch; start again with another --out")
-    for name in (NAME, "run.json"):
-        if (request.out / name).exists():
-            raise FolderError(f"{request.out} already holds a run; choose another --out")
+    """Everything that can be refused before any rank is started; what an earlier search concluded is taken away.
+
+    Raises FolderError, MissingLibrary, SpecError or StoreError.
+    """
     train.check(train.TrainRequest(request.spec, request.out, request.created, request.command))
+    for name in (NAME, "run.json"):
+        if (request.out / name).exists() and not request.resume:
+            raise store.already(request.out)
+    if (request.out / "run.json").exists():
+        runfolder.check_spec(request.out, request.spec.canonical())
+    runfolder.check_room(request.out)
+    runfolder.forget(request.out, NAME)
 
 
 def read(folder: Path) -> Planned:
@@ -108,29 +114,27 @@ def start(
         command,
         lambda: journal.stat().st_size if journal.exists() else 0,
         _START_UP + request.budget + 3 * request.spec.deadline,
-        say,
+        runfolder.unless_refused(request.out, say),
         ranks,
     )
-    refused = request.out / _REFUSED
-    if refused.exists():
-        sentence = refused.read_text(encoding="utf-8")
-        refused.unlink()
-        raise SpecError(sentence)
-    if not (request.out / NAME).exists():
-        raise LaunchError(f"the search for a plan ended early ({ended.why}); trials up to there are in {journal}")
+    runfolder.check_refused(request.out)
+    if not (request.out / RECOMMENDATION).exists():
+        runfolder.check_room(request.out)
+        raise ended.failure("the search for a plan", command, runfolder.kept(request.out))
     return exit_code(read(request.out))
 
 
-def work(request: PlanRequest, place: Place | None, say: Say, after: After | None = None) -> int:
+def work(
+    request: PlanRequest, place: Place | None, say: Say, after: After | None = None, tell: Say | None = None
+) -> int:
     """One rank's part, inside a launch. Returns the exit code, the same on every rank. `after`: what else the ranks
-    do with the job once the search is over."""
+    do with the job once the search is over. `tell`: how far it is, where that is not for `say`, too."""
     world, rollcall = join(place, (request.spec.backend,), say)
     try:
-        return _work(request, world, rollcall, place, say if world.rank == 0 else lambda _: None, after)
+        return _work(request, world, rollcall, place, (tell or say) if world.rank == 0 else lambda _: None, after)
     except CommbenchError as error:
-        if world.rank == 0 and isinstance(error, SpecError):
-            request.out.mkdir(parents=True, exist_ok=True)
-            (request.out / _REFUSED).write_text(str(error), encoding="utf-8")
+        if world.rank == 0 and request.started and isinstance(error, SpecError | FolderError):
+            runfolder.refuse(request.out, error)
         if rollcall and world.rank == 0:  # the others wait for rank 0's word
             say(str(error))
             rollcall.dismiss(error.exit_code)
@@ -163,22 +167,14 @@ def _work(
         job = Job(spec, text, world.rank, world.size, backend.device)
     machine = msgspec.structs.replace(machine, facts={**machine.facts, **backend.facts})
     around = Surroundings(machine, text.sha256, job.parameters, _modules(job))
-    journals: list[store.Journal] = []  # made with the first trial: a refused budget leaves no run behind
-
-    def keep(measured: Measurement) -> None:
-        if not journals:
-            journals.append(store.create(request.out, _run(request, machine)))
-        journals[0].append((measured,))
-
+    book = runfolder.Book(request.out, _run(request, machine), request.resume) if world.rank == 0 else None
     session = Session(spec, world, guard, job)
-    planned = search(request, session, around, keep, say)
+    planned = search(request, session, around, book, say)
     if after:
         after(session, planned)
     code = 0
-    if planned:
-        request.out.mkdir(parents=True, exist_ok=True)
-        for journal in journals:
-            journal.close()
+    if planned and book:
+        book.close()
         write(request.out, planned)
         code = exit_code(planned)
     code = int(world.share(str(code).encode()).decode())
@@ -207,7 +203,8 @@ def _run(request: PlanRequest, machine: Machine) -> Run:
 
 
 def write(folder: Path, planned: Planned) -> None:
-    """plan.json and recommendation.json, each whole or not at all."""
+    """plan.json, then recommendation.json: each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
     store.write_atomically(folder / NAME, msgspec.json.format(msgspec.json.encode(planned), indent=1))
     store.write_atomically(folder / RECOMMENDATION, encode(recommend(planned)))
 
@@ -219,11 +216,11 @@ def search(
     request: PlanRequest,
     session: Session,
     around: Surroundings,
-    keep: Callable[[Measurement], None],
+    book: runfolder.Book | None,
     say: Say,
     clock: Callable[[], float] = time.monotonic,
 ) -> Planned | None:
-    """The whole search; its result is on rank 0, and None elsewhere. SpecError: too small a budget."""
+    """The whole search; its result is on rank 0, and None elsewhere, as the book. SpecError: too small a budget."""
     began, spec = clock(), request.spec
     backward = session.backward(spec.alone or _ALONE) if spec.parallel == "ddp" else None
     modelled = bool(session.share(backward is not None))
@@ -236,11 +233,12 @@ def search(
     advice = ddp(backward, costs.cost, lists=_lists()) if backward and costs else None
     runner: Search | None = None
     plans: tuple[Plan, ...] = ()
-    if first is not None:  # rank 0
+    if first is not None and book is not None:  # rank 0
         _told(say, backward, costs, advice)
         plans = _plans(spec, advice, len(around.modules))
         if request.only is not None:
             plans = (plans[0], next((one for one in plans if one.settings == request.only), _again(request.only)))
+        plans = (*plans, *_before(plans, book.trials))
         left = request.budget - (clock() - began)
         runner = Search(
             [session.case()],
@@ -250,34 +248,32 @@ def search(
             budget=max(left, _LEAST * trial),
             trial=trial,
             clock=clock,
+            trials=Trials(book.trials),
         )
     spent = clock() - began
     try:
-        trials = raced(session, runner, keep)
+        raced(session, runner, book)
     except SpecError:  # a trial takes longer than its steps told
+        if book:
+            book.give_up()
         _afford(request.budget, spent, runner.spent if runner else 0.0, 0.0)
         raise
-    if runner is None:
+    if runner is None or book is None:
         return None
     seconds = clock() - began
-    return _planned(request, around, backward, costs, advice, plans, tuple(trials), seconds, runner.report())
+    return _planned(request, around, backward, costs, advice, plans, book.compared, seconds, runner.report())
 
 
-def raced(session: Session, runner: Search | None, keep: Callable[[Measurement], None]) -> list[Measurement]:
-    """The trials that the search (of rank 0) asks for, on rank 0."""
-    found: list[Measurement] = []
-    while True:
-        asked: list[Any] = session.share([case.settings for case in runner.ask()] if runner else [])
-        if not asked:
-            return found
+def raced(session: Session, runner: Search | None, book: runfolder.Book | None) -> None:
+    """Makes the trials that the search asks for; rank 0 has the search and the book."""
+    while asked := session.share([case.settings for case in runner.ask()] if runner else []):
         for one in asked:
             settings: Settings = tuple((name, value) for name, value in one)
             measured = session.trial(settings)
-            if measured is not None and runner is not None:
+            if measured is not None and runner is not None and book is not None:
                 (numbered,) = runner.numbered((measured,))
                 runner.tell((measured,))
-                keep(numbered)
-                found.append(numbered)
+                book.add(numbered)
 
 
 def _afford(budget: float, spent: float, trial: float, curves: float) -> None:
@@ -293,6 +289,13 @@ def _afford(budget: float, spent: float, trial: float, curves: float) -> None:
 
 def _again(settings: Settings) -> Plan:
     return Plan(name="as recommended", settings=settings)
+
+
+def _before(plans: Sequence[Plan], trials: Sequence[Measurement]) -> tuple[Plan, ...]:
+    """Plans that a search which was cut off had tried: this one saw other curves, and may have other candidates."""
+    mine = {one.settings for one in plans}
+    others = dict.fromkeys(trial.case.settings for trial in trials if trial.case.settings not in mine)
+    return tuple(Plan(name="as before: " + " ".join(f"{k}={v}" for k, v in one), settings=one) for one in others)
 
 
 def _lists() -> bool:

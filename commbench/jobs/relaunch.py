@@ -1,6 +1,7 @@
 """The search for settings that a process starts with: every trial is a launch of its own, run from outside."""
 
 import atexit
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from commbench import store
-from commbench.errors import LaunchError, SpecError
+from commbench.errors import FolderError, LaunchError, SpecError
+from commbench.jobs import runfolder
 from commbench.jobs.inside import Bench, Conduct, Once, begin, keep_faults
 from commbench.jobs.request import Say
-from commbench.jobs.tune import NAME, Asked, conclude, digest
+from commbench.jobs.tune import Asked, conclude, digest, make_ready, open_journal
 from commbench.lab import launch as lab
 from commbench.layouts import expand
 from commbench.measure import launch
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 TRIAL = "trial.json"  # in the run folder: the cases of the launch that runs now
 _START_UP = 120.0  # seconds in which nothing is journalled
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # the launcher, a rank: by whom? A second launch tells
 _SLOW = 5.0  # a launch hangs when it tells nothing for so many times what the default's longest took
 
 
@@ -62,15 +65,29 @@ def conduct() -> Conduct:
     def measure(bench: Bench) -> int:
         folder = bench.request.out
         cases = msgspec.json.decode((folder / TRIAL).read_bytes(), type=tuple[Case, ...])
-        journal = begin(bench.request, bench.machine)
-        bench.opened(journal)
+        journal = _begun(bench) if cases else _first(bench)
         bench.control(None)
-        bench.worker.run(Once(cases), journal, lambda rows: None)
+        bench.run(Once(cases), journal, lambda rows: None)
         keep_faults(folder)
         journal.close()
         return 0
 
     return measure
+
+
+def _begun(bench: Bench) -> store.Journal:
+    journal = begin(bench.request, bench.machine)
+    bench.opened(journal)
+    return journal
+
+
+def _first(bench: Bench) -> store.Journal:
+    """The launch that measures nothing also sees whether the trials that are there may be gone on with."""
+    try:
+        return open_journal(bench)
+    except FolderError as error:
+        runfolder.refuse(bench.request.out, error)
+        raise
 
 
 # ---- outside -----------------------------------------------------------------------------------------------
@@ -82,16 +99,15 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
     SpecError, FolderError: what was asked for cannot be. LaunchError: the ranks do not start with the defaults.
     """
     request, spec = asked.request, asked.spec
-    if (request.out / "run.json").exists() and not request.resume:
-        raise store.already(request.out)
-    (request.out / NAME).unlink(missing_ok=True)
+    make_ready(request)
     starter = _Starter(asked, ranks, launcher, arguments, say, net)
     began = request.now()
     new = not (request.out / "run.json").exists()
     patience = _START_UP + 3 * spec.sweep.deadline
     ended = starter.run(Launch(0, (), ()), patience, resume=not new)
+    runfolder.check_refused(request.out)
     if not (request.out / "run.json").exists() or ended.stopped:
-        raise ended.failure("the first launch", [launcher], "nothing was tried")
+        raise ended.failure("the first launch", [launcher], runfolder.kept(request.out))
     first = request.now() - began
     run, measured = store.load(request.out)
     race = racing(spec, run.machine)
@@ -109,8 +125,7 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
         )
     except SpecError:
         if new:  # nothing was measured: the same command with a larger budget starts anew
-            for name in ("run.json", "journal.jsonl", TRIAL):
-                (request.out / name).unlink(missing_ok=True)
+            runfolder.discard(request.out, TRIAL)
         raise
     usual = 0.0
     while one := plan.ask():
@@ -142,25 +157,30 @@ class _Starter:
         command = lab.argv(self._net, self._launcher, self._ranks, [*self._arguments, *options], backends)
         journal = self.folder / "journal.jsonl"
         grown = lambda: journal.stat().st_size if journal.exists() else 0  # noqa: E731
-        return launch.run(command, grown, patience, self._say, self._ranks)
+        say = runfolder.unless_refused(self.folder, self._say)
+        return launch.run(command, grown, patience, say, self._ranks)
 
 
 def _launched(starter: _Starter, trial: Launch, machine: Machine, patience: float) -> list[Measurement]:
     """The rows of a launch. Where it gave not all of them its settings are void, at all sizes: a setting that lets a
     job crash or hang cannot be used. LaunchError where that is the default."""
-    ended = starter.run(trial, patience)
-    rows = [
-        row
-        for row in store.load(starter.folder)[1]
-        if row.launch == trial.round and row.case.settings == trial.settings and not row.control
-    ]
-    hung = next((row for row in rows if row.status == "hung"), None)
-    if hung is None and {row.case for row in rows} == set(trial.cases):
-        return rows
+    for _ in range(2):
+        ended = starter.run(trial, patience)
+        rows = [
+            row
+            for row in store.load(starter.folder)[1]
+            if row.launch == trial.round and row.case.settings == trial.settings and not row.control
+        ]
+        hung = next((row for row in rows if row.status == "hung"), None)
+        if hung is None and {row.case for row in rows} == set(trial.cases):
+            return list({(row.case, row.group): row for row in rows}.values())
+        runfolder.check_room(starter.folder)  # a full disc is no fault of the settings
+        if hung or ended.stopped or ended.code not in _KILLED:
+            break
     what = f"round {trial.round + 1}: the launch with {describe(trial.settings)}"
     error = f"{what} ended early (exit {ended.code}): {ended.why}"
     if not trial.settings:
-        raise LaunchError(f"{error}; trials made before are kept in {starter.folder}, --resume goes on")
+        raise LaunchError(f"{error}; {runfolder.kept(starter.folder)}")
     why = f"its launch hung: {hung.why}" if hung else error
     void = [
         Measurement(case=case, group=index, ranks=len(group), launch=trial.round, status="failed", why=why)

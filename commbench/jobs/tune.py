@@ -10,8 +10,9 @@ import msgspec
 
 from commbench import store
 from commbench.errors import FolderError, LaunchError, SpecError
+from commbench.jobs import runfolder
 from commbench.jobs.inside import Bench, Conduct, begin, keep_faults, note_resume
-from commbench.jobs.request import Request, Say
+from commbench.jobs.request import Request, Say, same_spec
 from commbench.lab import launch as lab
 from commbench.measure import launch
 from commbench.model.messages import Job, sizes, weights
@@ -85,38 +86,62 @@ def of_job(spec: TuneSpec) -> tuple[TuneSpec, Job]:
 # ---- inside a launch ---------------------------------------------------------------------------------------
 
 
-def conduct(asked: Asked) -> Conduct:
-    """Rank 0's part: races the candidates, then writes what they prove."""
+def conduct(asked: Asked, tell: Say, started: bool = False) -> Conduct:
+    """Rank 0's part: races the candidates, then writes what they prove. `tell`: how far it is. `started`: by `start`,
+    which tells what is refused here."""
 
     def search(bench: Bench) -> int:
-        spec, request, machine = asked.spec, bench.request, bench.machine
-        race = racing(spec, machine)
-        cases = grid.cases(spec.sweep, machine.host_of)
-        journal = begin(request, machine)
-        bench.opened(journal)
-        if journal.measurements:
-            note_resume(journal, request, machine)
-        plan = Search(
-            cases,
-            race,
-            ranks=machine.size,
-            seed=spec.sweep.seed,
-            options=spec.options,
-            budget=spec.budget,
-            trial=spec.sweep.stop.max_time,
-            weights=weights(cases, asked.job.messages, machine.size) if asked.job else None,
-            trials=Trials(journal.measurements),
-        )
-        tell = _Teller(plan, spec.budget, bench.watcher.say)
-        bench.control(None)
-        bench.worker.run(plan, _Rounds(journal, plan), tell)
-        keep_faults(request.out)
-        found = recommend(journal.run, journal.measurements, race, spec.options, digest(request.out), asked.held)
-        code = conclude(request.out, plan.report(), plan.trials, spec.options, found)
-        journal.close()
-        return code
+        out = bench.request.out
+        try:
+            race = racing(asked.spec, bench.machine)
+            journal = open_journal(bench)
+            try:
+                return _race(asked, bench, race, journal, tell)
+            except SpecError:
+                if not bench.request.resume and all(row.control for row in journal.measurements):
+                    runfolder.discard(out)
+                raise
+        except (SpecError, FolderError) as error:
+            if started:
+                runfolder.refuse(out, error)
+            raise
 
     return search
+
+
+def open_journal(bench: Bench) -> store.Journal:
+    """The journal, new or gone on with. FolderError where the trials in it are of another spec, layout or version."""
+    request, machine = bench.request, bench.machine
+    journal = begin(request, machine)
+    bench.opened(journal)
+    if request.resume and journal.measurements:
+        runfolder.check_versions(request.out, journal.run.machine, machine)
+        note_resume(journal, request, machine)
+    return journal
+
+
+def _race(asked: Asked, bench: Bench, race: Race, journal: store.Journal, tell: Say) -> int:
+    spec, request, machine = asked.spec, bench.request, bench.machine
+    cases = grid.cases(spec.sweep, machine.host_of)
+    plan = Search(
+        cases,
+        race,
+        ranks=machine.size,
+        seed=spec.sweep.seed,
+        options=spec.options,
+        budget=spec.budget,
+        trial=spec.sweep.stop.max_time,
+        weights=weights(cases, asked.job.messages, machine.size) if asked.job else None,
+        trials=Trials(journal.measurements),
+    )
+    runfolder.forget(request.out, NAME)
+    bench.control(None)
+    bench.run(plan, _Rounds(journal, plan), _Teller(plan, spec.budget, tell))
+    keep_faults(request.out)
+    found = recommend(journal.run, journal.measurements, race, spec.options, digest(request.out), asked.held)
+    code = conclude(request.out, plan.report(), plan.trials, spec.options, found)
+    journal.close()
+    return code
 
 
 class _Rounds:
@@ -153,7 +178,7 @@ def digest(folder: Path) -> str:
 
 
 def conclude(folder: Path, report: Report, trials: Trials, options: Options, found: Recommendation) -> int:
-    """Writes search.json and recommendation.json; returns the exit code."""
+    """Writes search.json, then recommendation.json; returns the exit code."""
     searched = Searched(report=report, undecided=not decided(choices(trials, options)))
     store.write_atomically(folder / NAME, msgspec.json.format(msgspec.json.encode(searched)) + b"\n")
     store.write_atomically(folder / records.NAME, records.encode(found))
@@ -166,30 +191,45 @@ def conclude(folder: Path, report: Report, trials: Trials, options: Options, fou
 def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say: Say, net: "Lab | None" = None) -> int:
     """Starts the ranks; judges by the run folder alone. A trial that hangs ends the launch and is void: the next
     launch goes on without it.
+
+    SpecError, FolderError, StoreError: what was asked for cannot be, and no rank was started or nothing was tried.
+    LaunchError: the ranks ended early.
     """
     request, backends = asked.request, asked.spec.sweep.backends
-    if (request.out / "run.json").exists() and not request.resume:
-        raise store.already(request.out)
+    make_ready(request)
     clock, journal = time.monotonic(), request.out / "journal.jsonl"
     resume = request.resume
-    (request.out / NAME).unlink(missing_ok=True)  # of the search that this one goes on with
     for _ in range(_AGAIN):
         left = asked.spec.budget - (time.monotonic() - clock)
-        options = ["--out", str(request.out), "--started", "--budget", f"{max(left, 1.0):.0f}s"]
+        options = ["--out", str(request.out), "--started", "--budget", f"{max(left, 0.1):.1f}s"]
         command = lab.argv(net, launcher, ranks, [*arguments, *options, *(["--resume"] if resume else [])], backends)
         before = _hung(request.out)
         patience = _START_UP + 3 * asked.spec.sweep.deadline
-        ended = launch.run(command, lambda: journal.stat().st_size if journal.exists() else 0, patience, say, ranks)
-        if (request.out / NAME).exists():
+        grown = lambda: journal.stat().st_size if journal.exists() else 0  # noqa: E731
+        ended = launch.run(command, grown, patience, runfolder.unless_refused(request.out, say), ranks)
+        runfolder.check_refused(request.out)
+        if (request.out / records.NAME).exists():
             return read(request.out, asked.spec).code
+        runfolder.check_room(request.out)
         hung = _hung(request.out)
         if len(hung) <= len(before):
-            began = (request.out / "run.json").exists()
-            kept = f"trials made before are kept in {request.out}, --resume goes on" if began else "nothing was tried"
-            raise ended.failure("the search", command, kept)
+            raise ended.failure("the search", command, runfolder.kept(request.out))
         say(f"{hung[-1]}; going on without it")
         resume = True
-    raise LaunchError(f"{_AGAIN} launches ended by a trial that hangs; the rows measured are kept in {request.out}")
+    raise LaunchError(f"{_AGAIN} launches ended by a trial that hangs; {runfolder.kept(request.out)}")
+
+
+def make_ready(request: Request) -> None:
+    """Refuses what can be refused before any rank is started, and takes away what an earlier search concluded.
+
+    FolderError: there is a run already, or one of another spec. StoreError: the folder cannot be written.
+    """
+    if (request.out / "run.json").exists():
+        if not request.resume:
+            raise store.already(request.out)
+        same_spec(request)
+    runfolder.check_room(request.out)
+    runfolder.forget(request.out, NAME)
 
 
 def _hung(folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from commbench.emit.build import build
 from commbench.emit.target import Place, library_of, proven
 from commbench.errors import FolderError, SpecError, StoreError
 from commbench.measure import probe, trial
+from commbench.measure.guard import guarded
 from commbench.records import Host, Machine
 from commbench.records import recommendation as records
 from commbench.records.recommendation import Recommendation
@@ -76,6 +78,7 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Told = Callable[[Restart], None]
+_VERIFIES = "COMMBENCH_VERIFIES"  # in the environment of all that is started here: a word that nobody else has
 
 
 def verify(request: Request, told: Told, environment: Mapping[str, str]) -> Verification:
@@ -99,7 +102,9 @@ def verify(request: Request, told: Told, environment: Mapping[str, str]) -> Veri
         if request.force:
             settings[FORCE] = "1"
     began = time.monotonic()
-    restarts, short = _restarts(request, recommendation, settings, environment, told)
+    word = uuid.uuid4().hex
+    with guarded(f"{_VERIFIES}={word}"):
+        restarts, short = _restarts(request, recommendation, settings, {**environment, _VERIFIES: word}, told)
     notes += _other_ranks(recommendation, restarts)
     judgement = judge(
         restarts,
@@ -220,12 +225,16 @@ def _restarts(
             one = trial.restart(wanted, limits)
             done.append(one)
             told(one)
-            if (other := _other_ranks(recommendation, [one])) and not request.force:
-                raise FolderError(f"{request.folder}: {other[0]}. {_RISK}")
             if not one.why and len(done) == 1 and one.wall_seconds * _FEWEST > request.budget:
                 return done, _too_short(done, request)
+        worlds = {one.world for one in done} - {None}
+        if (other := _other_ranks(recommendation, done)) and len(worlds) == 1 and not request.force:
+            raise FolderError(f"{request.folder}: {other[0]}. {_RISK}")
         if any(one.why for one in done):
             break
+        if len(worlds) > 1:
+            words = " and ".join(sorted(f"{one.world} {one.side}" for one in done[-2:]))
+            return done, f"the two sides have different numbers of ranks ({words}), so they did not do the same work"
     return done, ""
 
 

@@ -25,6 +25,7 @@ import msgspec
 
 from commbench.errors import LaunchError, StoreError
 from commbench.measure import launch
+from commbench.measure.guard import kill_marked
 from commbench.stats.trials import Restart, Side
 
 TOKEN = "COMMBENCH_TRIAL"
@@ -230,28 +231,8 @@ class _Job:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         until = time.monotonic() + _LEFT
-        while kill_marked(self._token) and time.monotonic() < until:
+        while kill_marked(f"{TOKEN}={self._token}".encode()) and time.monotonic() < until:
             time.sleep(0.02)
-
-
-def kill_marked(token: str) -> int:
-    """Kills every process of this machine that carries the token; how many there were. 0 where there is no /proc.
-
-    A number of a process may come to stand for another one: the handle is taken first, the token looked up after it.
-    """
-    mark, found = f"{TOKEN}={token}".encode(), 0
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark not in (entry / "environ").read_bytes():
-                continue
-            handle = os.pidfd_open(int(entry.name))
-            try:
-                if mark in (entry / "environ").read_bytes():
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    found += 1
-            finally:
-                os.close(handle)
-    return found
 
 
 def in_output(steps: Sequence[Step]) -> dict[str, Any]:

@@ -221,7 +221,9 @@ def found(planned: Planned) -> Found:
     return Found(
         choice=choice,
         judged=judge(trials, USUAL)[point],
-        times_us={s: math.exp(trials.log_time(point, s)) * 1e6 for s in trials.tried(point)},
+        times_us={
+            s: us for s in trials.tried(point) if not math.isnan(us := math.exp(trials.log_time(point, s)) * 1e6)
+        },
         void={settings: why for (_, settings), why in trials.void.items()},
     )
 

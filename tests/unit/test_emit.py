@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -466,6 +467,26 @@ def test_ll128_needs_the_table() -> None:
         with pytest.raises(SpecError, match="forbids it on this machine"):
             refuse.ll128(msgspec.structs.replace(one, machine={"nccl_ll128": "forbidden"}))
         refuse.ll128(msgspec.structs.replace(one, machine={"nccl_ll128": "allowed"}))
+
+
+@pytest.mark.parametrize(
+    ("protocols", "wanted"),
+    [
+        ("LL,Simple", False),
+        ("^LL128", False),  # all but that one
+        ("^LL,LL128", False),
+        ("^LL", True),  # all others, which NCCL then forces too
+        ("ll, ll128", True),
+        ("LL;allreduce:LL128", True),
+        ("^LL128;allreduce:Simple", False),
+        ("", False),
+    ],
+)
+def test_a_list_of_protocols_wants_ll128_where_nccl_reads_it_so(protocols: str, wanted: bool) -> None:
+    one = made(rule((("NCCL_ALGO", "Ring"), ("NCCL_PROTO", protocols))))
+    forbidden = msgspec.structs.replace(one, machine={"nccl_ll128": "forbidden"})
+    with pytest.raises(SpecError, match="LL128") if wanted else nullcontext():
+        refuse.ll128(forbidden)
 
 
 def test_the_tuner_of_aws_is_not_replaced_in_silence(tmp_path: Path) -> None:

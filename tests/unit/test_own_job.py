@@ -78,6 +78,7 @@ def test_a_job_that_cannot_answer_is_told_why(spec: Path, how: str, code: int, s
 def test_nonsense_is_refused(spec: Path) -> None:
     for more, says in (
         (["-n", "4"], "do not go with a command"),
+        (["--set", "rounds=3"], "rounds"),
         (["--set", "caps=[]"], "write caps in MiB"),
         (["--set", "caps=[-1]"], "not a number above 0"),
         (["--set", "command=[]"], "write how the job is started"),

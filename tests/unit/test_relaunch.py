@@ -231,7 +231,7 @@ def test_a_launch_that_hangs_or_crashes_voids_its_settings_and_of_the_default_en
             "its launch hung: rank 1 did not come back",
             "rank 1 did not come back",
         }
-    with pytest.raises(LaunchError, match=r"with default .*exit 137.*: rank 1 was killed; .*--resume goes on"):
+    with pytest.raises(LaunchError, match=r"with default .*exit 137.*: rank 1 was killed; .*--resume --out .* goes on"):
         job._launched(starter, Launch(4, (), tuple(cases((1024,)))), HERE, 9.0)
 
 
