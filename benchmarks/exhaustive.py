@@ -82,7 +82,7 @@ def measure(spec: TuneSpec, out: Path, rounds: int) -> int:
             def append(self, rows: Sequence[Measurement]) -> None:
                 journal.append([msgspec.structs.replace(row, launch=plan.round) for row in rows])
 
-        bench.worker.run(plan, Sink(), lambda rows: None)
+        bench.run(plan, Sink(), lambda rows: None)
         journal.close()
         return 0
 

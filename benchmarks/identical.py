@@ -79,7 +79,7 @@ def measure(spec: TuneSpec, out: Path, searches: int, budget: float) -> int:
                 journal.append(many.plans[many.at].numbered(rows))
 
         bench.control(None)
-        bench.worker.run(many, Sink(), lambda rows: None)
+        bench.run(many, Sink(), lambda rows: None)
         journal.close()
         with (out / "found.txt").open("w") as file:
             for seed, (rows, plan) in enumerate(zip(told, many.plans, strict=True)):

@@ -1,7 +1,7 @@
-"""Which variables of an environment may be kept: by name or prefix, and never one that looks like a secret."""
+"""Which variables of an environment may be kept, and which words of a command line or a sentence: never a secret."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 _PREFIXES = (
     "NCCL_", "RCCL_", "TORCH_NCCL_", "TORCH_FR_", "TORCH_DIST", "GLOO_", "UCX_", "FI_", "OMPI_MCA_", "PRTE_MCA_",
@@ -29,3 +29,36 @@ def environment(env: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]
     listed = {name: value for name, value in env.items() if name in _NAMES or name.startswith(_PREFIXES)}
     hidden = [name for name, value in listed.items() if _SECRET.search(name.upper()) or _USERINFO.search(value)]
     return {name: value for name, value in sorted(listed.items()) if name not in hidden}, tuple(sorted(hidden))
+
+
+# ---- command lines and sentences: what looks like a secret becomes ***, the rest stays as it is
+
+HIDDEN = "***"
+_WORD = r"(?:TOKEN|SECRET|PASSW(?:OR)?D|PASSPHRASE|PWD|CREDENTIALS?|AUTH|AUTHORIZATION|COOKIE|JWT|API_?KEY|KEY_?ID)"
+_NAME = rf"(?:[A-Z0-9]+[_.-])*(?:[A-Z0-9]*{_WORD}|(?:[A-Z0-9]+[_-])(?:KEY|PASS))(?:[_-][A-Z0-9]+)*"
+_OPTION = re.compile(rf"--?{_NAME}", re.I)  # `--auth-token VALUE`
+_VALUE = r"""(?:"[^"]*"|'[^']*'|(?:(?:Bearer|Basic)\s+)?[^\s,;&}\])"']+)"""
+_HIDE = (
+    (re.compile(r"//[^/\s@]*@"), f"//{HIDDEN}@"),
+    (re.compile(r"//[^/\s:@]*:[^\s@]*@"), f"//{HIDDEN}@"),  # a password with a slash in it
+    (re.compile(rf"(?<![A-Z0-9])({_NAME}[\"']?\s*=\s*){_VALUE}", re.I), rf"\1{HIDDEN}"),
+    # Behind a dot it is the place of a mistake: `$.auth: unknown key`.
+    (re.compile(rf"(?<![A-Z0-9.])({_NAME}[\"']?\s*:\s*){_VALUE}", re.I), rf"\1{HIDDEN}"),
+    (re.compile(r"\b(bearer\s+)[^\s,;\"']+", re.I), rf"\1{HIDDEN}"),
+)
+
+
+def text(said: str) -> str:
+    """A sentence as it may be kept: no user and password in an address, no value behind the name of a secret."""
+    for pattern, instead in _HIDE:
+        said = pattern.sub(instead, said)
+    return said
+
+
+def argv(words: Sequence[str]) -> tuple[str, ...]:
+    """A command line as it may be kept, word by word as `text`, and without the word behind `--token` and the like."""
+    found: list[str] = []
+    for k, word in enumerate(words):
+        behind = k > 0 and _OPTION.fullmatch(words[k - 1]) is not None and not word.startswith("-")
+        found.append(HIDDEN if behind else text(word))
+    return tuple(found)

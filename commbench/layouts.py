@@ -9,6 +9,7 @@ A symbol is short and the same at any scale (a run may have 16,000 ranks), so it
     pairs/i           round i of the circle method: disjoint pairs; all rounds together meet every pair once
     mesh(dp=4,tp=2)/dp      all groups of axis dp at once, as in training; the last axis is contiguous
     mesh(dp=4,tp=2)/dp#1    group 1 of that axis alone, for comparison
+    racks(..)/in/1, racks(..)/across/1, meet(0-1), only(0-3)    hosts that meet: see commbench.matchings
 """
 
 import math
@@ -16,6 +17,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 
+from commbench import matchings
 from commbench.errors import SpecError
 
 Groups = tuple[tuple[int, ...], ...]
@@ -37,14 +39,6 @@ def local_ranks(host_of: Sequence[int]) -> tuple[int, ...]:
         out.append(seen.get(host, 0))
         seen[host] = out[-1] + 1
     return tuple(out)
-
-
-def pairs(size: int, round_: int) -> Groups:
-    """Round `round_` of the circle method: rank size-1 (or a bye, if odd) stays, the others rotate."""
-    n = size + size % 2
-    ring = [(round_ + k) % (n - 1) for k in range(n - 1)]
-    table = [(ring[0], n - 1), *((ring[k], ring[n - 1 - k]) for k in range(1, n // 2))]
-    return tuple(sorted((min(p), max(p)) for p in table if max(p) < size))
 
 
 def mesh(axes: Sequence[tuple[str, int]], axis: str) -> Groups:
@@ -74,7 +68,7 @@ def expand(symbol: str, host_of: Sequence[int]) -> Groups:
     if match := re.fullmatch(r"every:([1-9]\d*)", symbol):
         return _by_key([rank % int(match[1]) for rank in range(size)])
     if match := re.fullmatch(r"pairs/(\d+)", symbol):
-        return pairs(size, int(match[1]))
+        return matchings.circle(size, int(match[1]))
     if symbol.startswith("mesh("):
         axes, axis, alone = parse_mesh(symbol)
         if axis in dict(axes) and math.prod(length for _, length in axes) == size:
@@ -83,6 +77,8 @@ def expand(symbol: str, host_of: Sequence[int]) -> Groups:
                 return groups
             if alone < len(groups):
                 return (groups[alone],)
+    if meeting := matchings.parse(symbol):
+        return matchings.groups(meeting, host_of)
     raise SpecError(f"{symbol!r} is not a layout of {size} ranks")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 import msgspec
 
+from commbench import allowlist
 from commbench.errors import FolderError, StoreError
 from commbench.records import Case, Measurement, Part, Run
 
@@ -212,6 +213,7 @@ def create(folder: Path, run: Run) -> Journal:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(folder, error) from error
+    run = msgspec.structs.replace(run, command=allowlist.argv(run.command))
     journal = Journal(folder, run)
     _lock(journal)
     if (folder / "run.json").exists():  # made by another process while this one waited

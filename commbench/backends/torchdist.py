@@ -135,8 +135,11 @@ class Gloo(TorchBackend):
 
     def _made(self, group: tuple[int, ...], settings: Mapping[str, str]) -> "Made":
         """Proof is the count of Gloo's threads in this process: it grows by what was asked for."""
-        threads, count = settings.get("threads"), int(settings.get("groups", "1"))
-        links, before = effect.interfaces(), effect.threads()
+        rail = effect.rail(settings["rails"].split(",")) if "rails" in settings else ""
+        threads = settings.get("threads") or (str(_THREADS) if rail else None)
+        count = int(settings.get("groups", "1"))
+        usual, before = effect.interfaces(), effect.threads()
+        links = [rail] if rail else usual
         made = []
         for _ in range(count):
             made.append(self._new(group, "under test", "gloo"))
@@ -147,8 +150,8 @@ class Gloo(TorchBackend):
         for name, text in settings.items():
             if name.startswith("GLOO_") and (name != "GLOO_SOCKET_IFNAME" or ",".join(links) != text):
                 return Made((), refused=f"{name}={text} is not in force here, or nothing would show it")
-        # torch gives every group threads of its own; those that were asked for come on top.
-        expected = count * (_THREADS + int(threads or 0))
+        # torch gives every group threads of its own, for each interface; those that were asked for come on top.
+        expected = count * (_THREADS * max(1, len(usual)) + int(threads or 0))
         loops, devices = effect.gloo_started(before, expected)
         if loops != expected or devices < count * max(1, len(links)):
             return Made((), refused=f"Gloo should have started {expected} threads for {dict(settings)}, not {loops}")
@@ -345,10 +348,11 @@ class TorchOp:
         return call
 
     def _exchange(self, to: int, source: int) -> None:
+        # The receive first: Gloo says that it is ready on the connection of the data, where it would wait behind them.
         works = dist.batch_isend_irecv(
             [
-                dist.P2POp(dist.isend, self._send, to, self._group),
                 dist.P2POp(dist.irecv, self._recv, source, self._group),
+                dist.P2POp(dist.isend, self._send, to, self._group),
             ]
         )
         for work in works:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from commbench import __version__
+from commbench import __version__, allowlist
 from commbench.errors import CommbenchError
 
 # name -> (module, one line for --help)
@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "commbench.cli.compare",
         "Say whether NEW is slower than BASE, or when times changed (--history).",
     ),
+    "accept": ("commbench.cli.accept", "Is this cluster fit for work? PASS, FAIL with the culprit, or INCONCLUSIVE."),
     "tune": ("commbench.cli.tune", "Find faster settings or bucket sizes; a recommendation, or: keep the defaults."),
     "emit": ("commbench.cli.emit", "Write a recommendation as the file that a library or framework reads."),
     "verify": ("commbench.cli.verify", "Prove a recommendation in your own job: restarts with and without it."),
@@ -29,6 +30,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("commbench.cli.imports", "Read results and logs of other tools into run folders."),
     "export": ("commbench.cli.export", "Write runs as Parquet, CSV, or nccl-tests' text and JSON."),
     "query": ("commbench.cli.query", "Ask any number of runs with SQL."),
+    "verdict": ("commbench.cli.verdict", "Judge an acceptance run again, with the same or other criteria."),
+    "baseline": ("commbench.cli.baseline", "Keep what an accepted machine did; compare later runs with it."),
+    "apply": ("commbench.cli.apply", "Print (or, with --yes, run) what takes a failed host out of service."),
     "lint": ("commbench.cli.lint", "Settings that are misspelt, dead, dangerous or contradictory."),
     "lab": ("commbench.cli.lab", "Hosts and shaped links on this machine: run, check, show, exec, fault, ps, down."),
     "specs": ("commbench.cli.specs", "List the shipped specs, or print one."),
@@ -77,7 +81,7 @@ def group() -> None:
 
 def fail(error: CommbenchError) -> NoReturn:
     """One sentence on stderr, and the error's exit code."""
-    click.echo(f"commbench: {error}", err=True)
+    click.echo(f"commbench: {allowlist.text(str(error))}", err=True)
     sys.exit(error.exit_code)
 
 
@@ -87,10 +91,10 @@ def main() -> NoReturn:
     except click.exceptions.Exit as end:
         sys.exit(end.exit_code)
     except click.Abort:
-        click.echo("commbench: interrupted; what was on disc before is kept (sweep --resume goes on)", err=True)
+        click.echo("commbench: interrupted; what was on disc before is kept, and --resume goes on", err=True)
         sys.exit(CommbenchError.exit_code)
     except click.ClickException as error:
-        click.echo(f"commbench: {error.format_message()}", err=True)
+        click.echo(f"commbench: {allowlist.text(error.format_message())}", err=True)
         sys.exit(2)
     except CommbenchError as error:
         fail(error)

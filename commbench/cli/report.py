@@ -34,7 +34,7 @@ def command(paths: Sequence[Path], output: Path, base: Path | None, quiet: bool)
     sides = [load_runs(path) for path in ([base] if base else []) + list(paths)]
     loaded = [one for side in sides for one in side]
     runs = [
-        examine(name, one.run, one.measurements, one.parts)
+        examine(name, one.run, one.measurements, one.parts, one.concluded)
         for name, one in zip(run_names([one.run for one in loaded]), loaded, strict=True)
     ]
     found = [

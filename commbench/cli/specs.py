@@ -14,10 +14,10 @@ def command(name: str | None) -> None:
     """List the shipped specs and lab topologies with their first comment line, or print the one called NAME."""
     from pathlib import Path
 
-    from commbench.spec.document import SPEC, TOPOLOGY, TUNING, find, shipped
+    from commbench.spec.document import ACCEPTANCE, SPEC, TOPOLOGY, TUNING, find, shipped
 
     if name:
-        kind = next((one for one in (SPEC, TOPOLOGY, TUNING) if name in shipped(one)), SPEC)
+        kind = next((one for one in (SPEC, TOPOLOGY, TUNING, ACCEPTANCE) if name in shipped(one)), SPEC)
         click.echo(Path(find(name, kind)).read_text(encoding="utf-8"), nl=False)
         return
     click.echo("specs, for commbench sweep SPEC")
@@ -26,6 +26,8 @@ def command(name: str | None) -> None:
     _list(TOPOLOGY)
     click.echo("\nfor commbench tune SPEC, and those of a model for commbench train SPEC")
     _list(TUNING)
+    click.echo("\nfor commbench accept SPEC")
+    _list(ACCEPTANCE)
 
 
 def _list(kind: "Kind") -> None:

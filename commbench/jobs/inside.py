@@ -21,21 +21,23 @@ from commbench.jobs.request import Request, Say, Watcher, exit_code, same_spec
 from commbench.layouts import expand
 from commbench.measure import probe
 from commbench.measure.loop import Loop, Options
-from commbench.measure.worker import Worker
-from commbench.records import Case, Machine, Measurement, Run
+from commbench.measure.worker import Plan, Sink, Worker
+from commbench.records import Case, Host, Machine, Measurement, Run
 from commbench.spec import SweepSpec, grid
 from commbench.stats.stopping import Limits
 from commbench.world import World
 from commbench.world.discover import Place
 from commbench.world.join import join
-from commbench.world.rollcall import RollCall
+from commbench.world.rollcall import Lost, RollCall
 from commbench.world.single import SingleWorld
 
 _START_UP = 180.0  # seconds in which every rank has loaded its libraries and met the others
 
 
 class Bench(NamedTuple):
-    """What rank 0 has once every rank is ready. `world` and `rollcall` are there for what must be told to all."""
+    """What rank 0 has once every rank is ready. `world` and `rollcall` are there for what must be told to all;
+    `traffic` counts the bytes that this host had sent before.
+    """
 
     request: Request
     machine: Machine
@@ -43,11 +45,17 @@ class Bench(NamedTuple):
     watcher: Watcher
     world: World
     rollcall: RollCall | None
+    traffic: dict[str, int]
 
     def control(self, case: Case | None) -> tuple[Measurement, ...]:
         """The first thing that all ranks do: a case that was measured before, or none."""
         self.world.share(msgspec.json.encode(case))
         return self.worker.measure(case) if case else ()
+
+    def run(self, plan: Plan, sink: Sink, told: Callable[[Sequence[Measurement]], None]) -> dict[str, dict[str, int]]:
+        """The second and last thing: until the plan asks for nothing. host -> device -> bytes sent meanwhile."""
+        self.worker.run(plan, sink, told)
+        return _carried(self.world, self.machine, self.traffic)
 
     def opened(self, journal: store.Journal) -> None:
         """From here on a hang is a row of the journal."""
@@ -127,6 +135,9 @@ def _measure(
     with rollcall.step("start-up", _START_UP) if rollcall else nullcontext():
         backends = _start(world, spec, index)
         identities, machine = probe.meet(world, place)
+        if request.keep_hosts:
+            machine = _as_before(world, request, machine)
+        traffic = probe.traffic()
     if simulated:
         per_host = spec.simulated.ranks_per_host
         machine = probe.pretend(machine, world.size, per_host)
@@ -141,6 +152,7 @@ def _measure(
         if control:
             worker.measure(control)
         worker.run(None, None, lambda rows: None)
+        _carried(world, machine, traffic)
         code = int(world.share(b"").decode())
     else:
         facts = {
@@ -150,7 +162,7 @@ def _measure(
             for key, value in backend.facts.items()
         }
         machine = msgspec.structs.replace(machine, facts={**machine.facts, **facts, **_timers(backends)})
-        code = conduct(Bench(request, machine, worker, watcher, world, rollcall))
+        code = conduct(Bench(request, machine, worker, watcher, world, rollcall, traffic))
         world.share(str(code).encode())
     if rollcall:
         rollcall.close()
@@ -159,6 +171,34 @@ def _measure(
             backend.close()
     world.close()
     return code
+
+
+def _as_before(world: World, request: Request, machine: Machine) -> Machine:
+    """The machine with the hosts of the run that goes on, in their order: symbols of its journal count them so.
+
+    FolderError on every rank: a host that the run does not know.
+    """
+    names = b"[]"
+    if world.rank == 0 and request.resume and (request.out / "run.json").exists():
+        names = msgspec.json.encode([host.name for host in store.load_run(request.out).machine.hosts])
+    before = msgspec.json.decode(world.share(names), type=tuple[str, ...]) or [host.name for host in machine.hosts]
+    now = {host.name: host for host in machine.hosts}
+    if new := [name for name in now if name not in before]:
+        raise FolderError(f"{request.out}: {', '.join(new[:8])} took no part when it began; choose another --out")
+    return msgspec.structs.replace(
+        machine,
+        hosts=tuple(now.get(name, Host(name=name)) for name in before),
+        host_of=tuple(before.index(machine.hosts[host].name) for host in machine.host_of),
+    )
+
+
+def _carried(world: World, machine: Machine, before: dict[str, int]) -> dict[str, dict[str, int]]:
+    """host -> network device -> bytes sent since `before`, on rank 0. Every rank takes part."""
+    now = probe.traffic()
+    mine = {name: now[name] - before.get(name, 0) for name in now if now[name] > before.get(name, 0)}
+    told = world.gather(msgspec.json.encode(mine))
+    each = [msgspec.json.decode(part, type=dict[str, int]) for part in told]
+    return {machine.hosts[host].name: sent for host, sent in zip(machine.host_of, each, strict=False)}
 
 
 def _sweep(bench: Bench) -> int:
@@ -170,7 +210,7 @@ def _sweep(bench: Bench) -> int:
     if again := bench.control(control):
         journal.append([msgspec.structs.replace(row, control=True) for row in again])
         _report_drift(journal.measurements, again, bench.watcher.say)
-    bench.worker.run(Once(missing), journal, lambda rows: told(rows, request, bench.watcher))
+    bench.run(Once(missing), journal, lambda rows: told(rows, request, bench.watcher))
     cases = len(grid.cases(spec, bench.machine.host_of)) if spec.launches == 1 else 0
     code = exit_code(journal.measurements, cases)
     keep_faults(request.out)
@@ -289,14 +329,17 @@ def _report_drift(measured: Sequence[Measurement], again: Sequence[Measurement],
             say(f"control case {case}: {was:.4g} us before, {now:.4g} us now ({now / was:.2f} times)")
 
 
-def _on_end(worker: Worker, journal: store.Journal, index: int, say: Say) -> Callable[[str, str, str], None]:
+def _on_end(worker: Worker, journal: store.Journal, index: int, say: Say) -> Callable[[Lost], None]:
     """What rank 0 does when the roll call ends the job: a hang is a row, and the user learns who and where."""
 
-    def end(kind: str, what: str, sentence: str) -> None:
-        if kind == "hung":
-            journal.append(worker.hung(f"{sentence} in {what}", index))
+    def end(lost: Lost) -> None:
+        if lost.kind == "hung":
+            journal.append(worker.hung(f"{lost.sentence} in {lost.what}", index))
         keep_faults(journal.folder)
         kept = sum(m.status != "hung" for m in journal.measurements)
-        say(f"{kind}: {sentence} in {what}; {kept} rows are kept in {journal.folder}, --resume goes on from there")
+        say(
+            f"{lost.kind}: {lost.sentence} in {lost.what}; {kept} rows are kept in {journal.folder}, "
+            "--resume goes on from there"
+        )
 
     return end

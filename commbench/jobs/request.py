@@ -29,6 +29,7 @@ class Request(NamedTuple):
     allow_single: bool = False
     now: Callable[[], float] = lambda: 0.0  # seconds since the epoch
     also: Mapping[str, Any] = MappingProxyType({})
+    keep_hosts: bool = False
 
     @property
     def canonical(self) -> dict[str, Any]:

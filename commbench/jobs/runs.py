@@ -16,6 +16,10 @@ from commbench.model.workload import merge
 from commbench.readers.base import Found
 from commbench.readers.source import Problem, Source
 from commbench.records import Machine, Measurement, NcclLog, Origin, Part, Run, Workload
+from commbench.records import recommendation as recommendations
+from commbench.records import verdict as verdicts
+from commbench.records.recommendation import Recommendation
+from commbench.records.verdict import Verdict
 from commbench.stats.rows import Row, rows
 
 
@@ -26,6 +30,7 @@ class Loaded(NamedTuple):
     measurements: list[Measurement]
     parts: tuple[Part, ...] = ()
     where: str = ""  # below the folder that was asked for
+    concluded: Verdict | Recommendation | None = None  # what an acceptance test or a search wrote beside them
 
 
 class Gathered(NamedTuple):
@@ -50,7 +55,7 @@ def load_runs(path: Path) -> list[Loaded]:
     if path.is_dir():
         folders = sorted(found.parent for found in path.rglob("run.json"))
         if folders:
-            return [Loaded(*store.load(one), store.load_parts(one), str(one.relative_to(path))) for one in folders]
+            return [_of_folder(one, str(one.relative_to(path))) for one in folders]
     elif not path.exists():
         raise FolderError(f"{path}: there is no such file or folder")
     gathered = gather([path])
@@ -59,6 +64,15 @@ def load_runs(path: Path) -> list[Loaded]:
             gathered.refused[0] if not path.is_dir() else FolderError(f"{path} holds neither a run nor a readable file")
         )
     return gathered.runs
+
+
+def _of_folder(folder: Path, where: str) -> Loaded:
+    concluded: Verdict | Recommendation | None = None
+    if (folder / verdicts.NAME).exists():
+        concluded = verdicts.read(folder)
+    elif (folder / recommendations.NAME).exists():
+        concluded = recommendations.read(folder)
+    return Loaded(*store.load(folder), store.load_parts(folder), where, concluded)
 
 
 def gather(paths: Iterable[Path]) -> Gathered:

@@ -72,7 +72,7 @@ def run(folder: Path, hosts: Sequence[str], argv: Sequence[str]) -> int:
     for kind in _PASSED_ON:
         before[kind] = signal.signal(kind, forward)
     try:
-        return _wait(doors)
+        return _wait(dict(zip(doors, hosts, strict=True)))
     finally:
         for kind, handler in before.items():
             signal.signal(kind, handler)
@@ -80,7 +80,8 @@ def run(folder: Path, hosts: Sequence[str], argv: Sequence[str]) -> int:
             door.close()
 
 
-def _wait(doors: Sequence[socket.socket]) -> int:
+def _wait(doors: Mapping[socket.socket, str]) -> int:
+    """The first exit code that is not 0; where several hosts run the command, also says whose it was."""
     with selectors.DefaultSelector() as selector:
         for one in doors:
             selector.register(one, selectors.EVENT_READ, one)
@@ -93,6 +94,8 @@ def _wait(doors: Sequence[socket.socket]) -> int:
                     sys.stderr.write(f"commbench: {answer['error']}\n")
                 code = int(answer.get("code", 2))
                 if code:
+                    if len(doors) > 1:
+                        sys.stderr.write(f"lab: the command on {doors[door]} was the first to end, with code {code}\n")
                     return code
                 selector.unregister(door)
     return 0

@@ -8,6 +8,7 @@ import collections
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,18 +16,37 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from commbench import allowlist
 from commbench.errors import CommbenchError, LaunchError, MissingLibrary, SpecError, nearest
 from commbench.lab import kernel
 
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
+_TAIL = 60  # lines that are kept: torchrun's report of several hosts is long
+_LAB = re.compile(r"^lab: the command on (?P<host>\S+) was the first to end, with code (?P<code>\d+)")
+_PRRTE = re.compile(r"process rank (?P<rank>\d+) with PID \d+ on node (?P<host>[\w.-]+) exited on")
 _ALONE = 5.0  # seconds without any rank left, after which a launcher is ended: PRRTE's sometimes waits for ever
 # Open MPI 5 names its session folder after mpirun's process number, and does not start where a killed mpirun that had
 # the same number left one ("The PMIx server's listener thread failed to start"): each launch gets a place of its own.
 SESSION = "PRTE_MCA_prte_local_tmpdir_base"
+
+
+class Slots(NamedTuple):
+    """A host and how many ranks it takes."""
+
+    name: str
+    ranks: int
+
+
+class Died(NamedTuple):
+    """A rank that died, and its host as the launcher calls it."""
+
+    rank: int
+    host: str
+    sentence: str
 
 
 class Launched(NamedTuple):
@@ -39,15 +59,46 @@ class Launched(NamedTuple):
     @property
     def why(self) -> str:
         """Why it ended, as far as it can be told: the rank's own sentence, else what torchrun tells of the rank that
-        failed first, else the launcher's last lines."""
+        failed first, else the launcher's last lines. No secret."""
+        return allowlist.text(self._why())
+
+    def _why(self) -> str:
         if self.stopped:
             return self.stopped
         if said := [line.partition("commbench: ")[2] for line in self.tail if "commbench: " in line]:
             return said[-1]
-        told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in self.tail)}
-        if "rank" in told and "traceback" in told:
-            return f"rank {told['rank']} died: {told['traceback']}"
+        if one := next(iter(self._told()), None):
+            return f"rank {one.rank} died: {one.sentence}"
         return " | ".join([line.strip() for line in self.tail if line.strip(" -=*")][-3:]) or "it printed nothing"
+
+    @property
+    def first_lost(self) -> "Died | None":
+        """Who was killed first by a signal that nobody here sent, as the launcher tells; None: it does not.
+
+        A rank that ended by itself may only have met the end of another.
+        """
+        for line in self.tail:  # process rank 3 with PID 77 on node h4 exited on signal 9 (Killed).
+            if match := _PRRTE.search(line):
+                return Died(int(match["rank"]), match["host"], allowlist.text(line.strip()))
+        if killed := [one for one in self._told() if one.sentence.startswith("Signal")]:
+            return killed[0]
+        for line in self.tail:  # a torchrun that was killed together with its ranks
+            if (match := _LAB.search(line)) and int(match["code"]) > 128:
+                return Died(-1, match["host"], line[len("lab: ") :])
+        return None
+
+    def _told(self) -> "Iterator[Died]":
+        """The failures in torchrun's report, but for ranks that it ended itself."""
+        told: dict[str, str] = {}
+        for line in self.tail:
+            key, _, value = line.partition(":")
+            told[key.strip()] = value.strip()
+            if (
+                key.strip() == "traceback"
+                and "Signal 15" not in value
+                and (rank := re.match(r"\d+", told.get("rank", "")))
+            ):
+                yield Died(int(rank[0]), told.get("host", ""), allowlist.text(value.strip()))
 
     def failure(self, what: str, command: Sequence[str], kept: str) -> CommbenchError:
         """The error for a launch that did not do its work; a mistake that the ranks found stays a usage error."""
@@ -65,7 +116,7 @@ def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _mpirun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list[str]:
+def _mpirun(ranks: int, command: Sequence[str], backends: Sequence[str], hosts: Sequence[Slots]) -> list[str]:
     if importlib.util.find_spec("mpi4py") is None:
         raise MissingLibrary("mpirun needs mpi4py in the ranks: pip install mpi4py")
     program = _program("mpirun") or _program("mpiexec")
@@ -85,24 +136,31 @@ def _mpirun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list
         if ranks > _usable_cores():
             # Ranks that poll while they wait would keep the others from running at all.
             options += ["--map-by", "slot:OVERSUBSCRIBE", "--mca", "mpi_yield_when_idle", "1"]
+        if hosts:
+            options += ["--host", ",".join(f"{host.name}:{host.ranks}" for host in hosts)]
+    elif hosts:  # Hydra: MPICH and Intel MPI
+        options += ["-hosts", ",".join(f"{host.name}:{host.ranks}" for host in hosts)]
     return [program, "-n", str(ranks), *options, *command]
 
 
-def _torchrun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list[str]:
+def _torchrun(ranks: int, command: Sequence[str], backends: Sequence[str], hosts: Sequence[Slots]) -> list[str]:
+    if len(hosts) > 1:
+        raise SpecError("torchrun started here reaches this host only; use mpirun or srun for several")
     if importlib.util.find_spec("torch") is None:
         raise MissingLibrary("torchrun needs PyTorch: pip install torch")
     module = list(command[1:])  # torchrun starts Python itself: `-m commbench ...`
     return [command[0], "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), *module]
 
 
-def _srun(ranks: int, command: Sequence[str], backends: Sequence[str]) -> list[str]:
+def _srun(ranks: int, command: Sequence[str], backends: Sequence[str], hosts: Sequence[Slots]) -> list[str]:
     program = _program("srun")
     if program is None:
         raise MissingLibrary("there is no srun on this machine; use --launcher mpirun or torchrun")
-    return [program, "-n", str(ranks), "--kill-on-bad-exit=1", *command]
+    where = ["-N", str(len(hosts)), "-w", ",".join(host.name for host in hosts)] if hosts else []
+    return [program, "-n", str(ranks), *where, "--kill-on-bad-exit=1", *command]
 
 
-LAUNCHERS: dict[str, Callable[[int, Sequence[str], Sequence[str]], list[str]]] = {
+LAUNCHERS: dict[str, Callable[[int, Sequence[str], Sequence[str], Sequence[Slots]], list[str]]] = {
     "mpirun": _mpirun,
     "torchrun": _torchrun,
     "srun": _srun,
@@ -118,25 +176,33 @@ def choose(backends: Sequence[str], env: Mapping[str, str]) -> str:
     return "torchrun"
 
 
-def argv(launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence[str]) -> list[str]:
-    """The whole command that starts `ranks` processes of this Python with `-m commbench ARGUMENTS`."""
+def argv(
+    launcher: str, ranks: int, arguments: Sequence[str], backends: Sequence[str], hosts: Sequence[Slots] = ()
+) -> list[str]:
+    """The whole command that starts `ranks` processes of this Python with `-m commbench ARGUMENTS`, on `hosts` alone
+    where they are given."""
     if launcher not in LAUNCHERS:
         raise SpecError(f"--launcher: unknown launcher {launcher!r}; {nearest(launcher, LAUNCHERS)}")
-    return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments], backends)
+    return LAUNCHERS[launcher](ranks, [sys.executable, "-m", "commbench", *arguments], backends, hosts)
 
 
 def run(
-    command: Sequence[str], progress: Callable[[], int], patience: float, say: Callable[[str], None], ranks: int = 0
+    command: Sequence[str],
+    progress: Callable[[], int],
+    patience: float,
+    say: Callable[[str], None],
+    ranks: int = 0,
+    over: Callable[[], bool] = lambda: False,
 ) -> Launched:
     """Runs the command to its end.
 
     `progress` gives a number that grows while the job lives (the journal's size); when it has not grown for
-    `patience` seconds the whole process group is ended. Where all `ranks` were seen to be the launcher's own children,
-    and none of them is left, it is ended too. Lines that commbench's ranks print are passed on to
-    `say`; a launcher's own noise is kept for the message.
+    `patience` seconds the whole process group is ended. It is ended too where all `ranks` were seen to be the
+    launcher's own children and none of them is left, and some seconds after `over` says that nothing more will come.
+    Lines that commbench's ranks print are passed on to `say`; a launcher's own noise is kept for the message.
     """
     with tempfile.TemporaryDirectory(prefix="commbench-", ignore_cleanup_errors=True) as session:
-        return _supervised(command, progress, patience, say, ranks, session)
+        return _supervised(command, progress, patience, say, ranks, over, session)
 
 
 def _supervised(
@@ -145,9 +211,10 @@ def _supervised(
     patience: float,
     say: Callable[[str], None],
     ranks: int,
+    over: Callable[[], bool],
     session: str,
 ) -> Launched:
-    tail: collections.deque[str] = collections.deque(maxlen=12)
+    tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -172,13 +239,15 @@ def _supervised(
     reader.start()
     stopped = ""
     seen, since = progress(), time.monotonic()
-    had, last = False, since  # whether all ranks were here, and when one was last seen
+    had, last = False, since  # whether all ranks were here, and when there was last something to wait for
     try:
         while process.poll() is None:
             time.sleep(0.1)
-            if ranks and (here := _children(process.pid)):
-                had, last = had or here >= ranks, time.monotonic()
-            if had and time.monotonic() - last > _ALONE:
+            here = _children(process.pid) if ranks else 0
+            had = had or 0 < ranks <= here
+            if (here or not had) and not over():
+                last = time.monotonic()
+            if time.monotonic() - last > _ALONE:
                 break
             now = progress()
             if now != seen:

@@ -144,6 +144,10 @@ class Loop:
     def _step(self, what: str, seconds: float) -> AbstractContextManager[None]:
         return self._rollcall.step(what, seconds) if self._rollcall else nullcontext()
 
+    def _out_of_call(self) -> None:
+        if self._rollcall:
+            self._rollcall.out_of_call()
+
     def _together(self, what: str, allowance: float, act: "Callable[[], tuple[Check, ...]]") -> "_Outcome":
         """Runs `act` on every process; what went wrong on any is known on all. An error on one rank is reported
         at once, since the others may be waiting for it inside the collective."""
@@ -158,6 +162,7 @@ class Loop:
                 outcome = _Outcome(error=text)
                 if self._rollcall:
                     self._rollcall.report(f"{text} in {what}")
+            self._out_of_call()
             parts = self._world.gather(msgspec.json.encode(outcome))
             if self._rollcall and self._world.rank == 0:
                 self._rollcall.settled()
@@ -176,6 +181,7 @@ class Loop:
             with self._step(what, allowance + _PATIENCE * expected):
                 began = time.monotonic()
                 local = op.run(told.samples, told.calls) if op else np.zeros((0, told.samples))
+                self._out_of_call()
                 times = slowest(self._world, groups, local)
                 word = b""
                 if judge:

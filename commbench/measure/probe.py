@@ -128,6 +128,28 @@ def _machine(told: list[Identity], locals_: list[bytes], place: Place | None) ->
     )
 
 
+def traffic() -> dict[str, int]:
+    """Bytes that each network device of this host has sent: `tcp eth0`, `loopback lo`, `ib mlx5_0:1`, `efa efa0:1`."""
+    found = {}
+    for line in _lines("/proc/net/dev")[2:]:
+        name, _, counts = line.partition(":")
+        kind = "loopback" if name.strip() == "lo" else "tcp"
+        found[f"{kind} {name.strip()}"] = int(counts.split()[8])
+    for port in Path("/sys/class/infiniband").glob("*/ports/*"):
+        for words in _lines(str(port / "counters" / "port_xmit_data")):
+            found[f"ib {port.parts[-3]}:{port.name}"] = int(words) * 4  # the counter counts words of 32 bits
+        for nbytes in _lines(str(port / "hw_counters" / "tx_bytes")):  # Amazon's EFA has this one
+            found[f"efa {port.parts[-3]}:{port.name}"] = int(nbytes)
+    return found
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
 def fabric(env: Mapping[str, str]) -> Fabric | None:
     """The network between the hosts, where somebody knows it: in a lab of this machine."""
     if "COMMBENCH_LAB" not in env:

@@ -45,7 +45,7 @@ def _ranks(host: FabricHost) -> str:
     return f"{host.ranks} rank{'s' * (host.ranks != 1)}"
 
 
-def _summary(fabric: Fabric) -> str:
+def summary(fabric: Fabric) -> str:
     """`4 hosts, 1 rank each · 1 switch · 4 links`."""
     counts = {host.ranks for host in fabric.hosts}
     each = f"{_ranks(fabric.hosts[0])} each" if len(counts) == 1 else f"{sum(h.ranks for h in fabric.hosts)} ranks"
@@ -81,7 +81,7 @@ def text(fabric: Fabric, plan_names: Mapping[str, str] = {}) -> Iterator[str]:
     """
     names = {node: one_line(node) for node in fabric.links_of}
     names |= {node: f"{names[node]} [{one_line(called)}]" for node, called in plan_names.items() if node in names}
-    yield f"{one_line(fabric.name)}: {_summary(fabric)}"
+    yield f"{one_line(fabric.name)}: {summary(fabric)}"
     for root, below in _forest(fabric):
         yield names[root]
         yield from _branches(below, names, "", len(fabric.hosts) > _MANY)
@@ -156,30 +156,43 @@ def draw(fabric: Fabric, path: Path) -> None:
     save(lambda: picture(fabric), path)
 
 
-def picture(fabric: Fabric) -> "Figure":
+class Mark(NamedTuple):
+    """Nodes and links (by their names) that stand out in a picture. `sure` False: dashed."""
+
+    label: str
+    sure: bool
+    nodes: frozenset[str] = frozenset()
+    links: frozenset[str] = frozenset()
+
+
+def picture(fabric: Fabric, marks: Sequence[Mark] = (), whole: Fabric | None = None) -> "Figure":
+    """Hosts, switches and links; what a mark names has a rim and a label. `fabric` may be a part of `whole`."""
     from matplotlib.figure import Figure
 
     level = _levels(fabric)
     scene = _scene(fabric, level)
     left, right, bottom, top = scene.room
     width = max(right - left, 5.5)
-    over = _oversubscribed(fabric, level)
+    over = _oversubscribed(whole, _levels(whole)) if whole else _oversubscribed(fabric, level)
+    over = {switch: ratio for switch, ratio in over.items() if switch in fabric.switches}
     head: list[tuple[str, dict[str, Any]]] = [(one_line(fabric.name), {"fontsize": 13, "fontweight": "bold"})]
-    head += [(line, {"color": GREY}) for line in textwrap.wrap(_summary(fabric), int(width * 12))]
+    count = summary(fabric) + (f" · of {len(whole.hosts)} hosts" if whole else "")
+    head += [(line, {"color": GREY}) for line in textwrap.wrap(count, int(width * 12))]
     if over:
         said = f"{next(iter(over.values()))} = rate of the links below a switch to that of those above it"
         head += [(line, {"color": GREY, "fontsize": 8.5}) for line in textwrap.wrap(said, int(width * 14))]
     height = top - bottom + 0.3 + 0.23 * len(head)
-    whole = Figure(figsize=(width, height))
-    axes = whole.add_axes((0, 0, 1, 1))
+    image = Figure(figsize=(width, height))
+    axes = image.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     middle = (left + right) / 2
     axes.set(xlim=(middle - width / 2, middle + width / 2), ylim=(bottom, bottom + height))
     for k, (words, look) in enumerate(head):
-        whole.text(0.15 / width, 1 - (0.2 + 0.23 * k) / height, words, va="center", **look)
+        image.text(0.15 / width, 1 - (0.2 + 0.23 * k) / height, words, va="center", **look)
     _draw_links(axes, fabric, scene, level)
     _draw_nodes(axes, fabric, scene, over)
-    return whole
+    _draw_marks(axes, fabric, scene, level, marks)
+    return image
 
 
 def _oversubscribed(fabric: Fabric, level: Mapping[str, int]) -> dict[str, str]:
@@ -310,18 +323,18 @@ def _draw_links(axes: "Axes", fabric: Fabric, scene: _Scene, level: Mapping[str,
 
 
 def _draw_level_link(axes: "Axes", link: Link, scene: _Scene, look: Mapping[str, Any]) -> None:
-    """A line between neighbours of a layer, an arc over those between."""
+    x, y = _way(link, scene, level=True)
+    axes.plot(x, y, zorder=1, **look)
+    _label(axes, x[20], y[20], _told(link))
+
+
+def _way(link: Link, scene: _Scene, level: bool) -> tuple[list[float], list[float]]:
+    """41 points of a straight line; between two of the same level an arc where others stand between them."""
     (x, y), (u, v) = sorted(scene.places[end] for end in link.ends)
-    between = not scene.ring and any(y == b and x < a < u for a, b in scene.places.values())
+    between = level and not scene.ring and any(y == b and x < a < u for a, b in scene.places.values())
     lift = 0.55 if between else 0.0
     steps = [k / 40 for k in range(41)]
-    axes.plot(
-        [x + t * (u - x) for t in steps],
-        [y + t * (v - y) + lift * math.sin(math.pi * t) for t in steps],
-        zorder=1,
-        **look,
-    )
-    _label(axes, (x + u) / 2, (y + v) / 2 + lift, _told(link))
+    return [x + t * (u - x) for t in steps], [y + t * (v - y) + lift * math.sin(math.pi * t) for t in steps]
 
 
 def _label(axes: "Axes", x: float, y: float, words: str) -> None:
@@ -350,3 +363,27 @@ def _draw_nodes(axes: "Axes", fabric: Fabric, scene: _Scene, over: Mapping[str, 
             continue
         axes.plot([x], [y], "s", markersize=6, markerfacecolor="white", markeredgecolor="#333333", zorder=3)
         axes.text(x, y - 0.12, name, ha="center", va="top", fontsize=7.5, rotation=90, zorder=3)
+
+
+def _draw_marks(axes: "Axes", fabric: Fabric, scene: _Scene, level: Mapping[str, int], marks: Sequence[Mark]) -> None:
+    """Under links and around nodes; the labels of what several marks name stand in one place."""
+    labels: dict[_Place, list[str]] = {}
+    for mark in marks:
+        style: Any = "solid" if mark.sure else (0, (1.5, 1.0))
+        for link in (link for link in fabric.links if link.name in mark.links):
+            x, y = _way(link, scene, level[link.ends[0]] == level[link.ends[1]])
+            axes.plot(x, y, color=COLOURS[1], linewidth=9, linestyle=style, solid_capstyle="butt", zorder=0.9)
+            labels.setdefault((x[14], y[14]), []).append(mark.label)
+        for node in mark.nodes & scene.places.keys():
+            x0, y0 = scene.places[node]
+            box = node in fabric.switches or not scene.many or scene.ring
+            wide = max(0.28, 0.05 * len(node) + 0.14) if box else 0.1
+            high = 0.22 if box else 0.1
+            corners = [(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)]
+            rim = [(x0 + a * wide, y0 + b * high) for a, b in corners]
+            axes.plot(*zip(*rim, strict=True), color=COLOURS[1], linewidth=2.4, linestyle=style, zorder=4)
+            labels.setdefault((x0 + wide, y0 + high), []).append(mark.label)
+    for (x1, y1), told in labels.items():
+        look = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": COLOURS[1], "linewidth": 1.4}
+        words = ", ".join(dict.fromkeys(told))
+        axes.text(x1, y1, words, ha="center", va="center", fontsize=9, fontweight="bold", zorder=5, bbox=look)

@@ -38,6 +38,7 @@ class Kind(NamedTuple):
 
 SPEC = Kind("spec", "backend, op and sizes", "op: all_reduce", "stop.ci=5% or --set cases[0].op=reduce", "")
 TOPOLOGY = Kind("topology", "hosts and links", "hosts: h[1-4]", "routing=shortest or --set links[0].mtu=1500", "lab")
+ACCEPTANCE = Kind("acceptance spec", "backend", "backend: gloo", "budget=5m or --set expect.hosts=8", "acceptance")
 TUNING = Kind("tuning spec", "backend, collectives and sizes", "collectives: all_reduce", "budget=5m", "tuning")
 
 

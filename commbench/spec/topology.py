@@ -90,7 +90,7 @@ def _expand(field: Field) -> list[str]:
     return ["".join(map("".join, zip(texts, (*chosen, ""), strict=True))) for chosen in product(*numbers)]
 
 
-def _names(field: Field) -> list[tuple[str, Field]]:
+def names(field: Field) -> list[tuple[str, Field]]:
     """Every name of a text or a list, and where it was written."""
     found: list[tuple[str, Field]] = []
     for entry in field.entries():
@@ -188,7 +188,7 @@ def _nodes(names: Iterable[tuple[str, Field]], what: str, taken: _Taken) -> dict
 def _hosts(field: Field, taken: _Taken) -> tuple[tuple[FabricHost, ...], dict[str, Field]]:
     """Hosts with what is said of them, and where each was written."""
     if not isinstance(field.value, dict):
-        places = _nodes(_names(field), "host", taken)
+        places = _nodes(names(field), "host", taken)
         return tuple(FabricHost(name=name) for name in places), places
     written, said = [], {}
     for key in field.value:
@@ -204,10 +204,10 @@ def _hosts(field: Field, taken: _Taken) -> tuple[tuple[FabricHost, ...], dict[st
 
 
 def _ends(field: Field, known: Iterable[str]) -> list[str]:
-    for name, entry in (names := _names(field)):
+    for name, entry in (found := names(field)):
         if name not in known:
             raise entry.error(f"unknown host or switch {show(name)}; {nearest(name, known)}")
-    return [name for name, _ in names]
+    return [name for name, _ in found]
 
 
 def _links(field: Field, nodes: Iterable[str], taken: _Taken) -> list[tuple[Link, Field]]:
@@ -221,7 +221,7 @@ def _links(field: Field, nodes: Iterable[str], taken: _Taken) -> list[tuple[Link
         mtu = _mtu(fields["mtu"]) if "mtu" in fields else 9000
         if (total := len(above) * len(below)) + len(found) > MAX_LINKS:
             raise entry.error(f"more than {MAX_LINKS:,} links are too many for one machine")
-        given = _names(fields["name"]) if "name" in fields else []
+        given = names(fields["name"]) if "name" in fields else []
         if given and len(given) != total:
             raise fields["name"].error(f"there are {total} links here and {len(given)} names; write one for each")
         for k, ends in enumerate(product(above, below)):
@@ -302,12 +302,12 @@ def _fault(entry: Field, known: Mapping[str, Collection[str]]) -> list[ScriptedF
     """The faults of one entry. `known`: `host` and `link` -> the names of those there are."""
     kind, target, said = _said(entry)
     what = FAULTS[kind].targets
-    names = _names(target)
-    for name, place in names:
+    targets = names(target)
+    for name, place in targets:
         if not any(name in known[one] for one in what):
             hint = nearest(name, (name for one in what for name in known[one]))
             raise place.error(f"unknown {' or '.join(what)} {show(name)}; {hint}")
-    return [ScriptedFault(kind=kind, target=name, **said) for name, _ in names]
+    return [ScriptedFault(kind=kind, target=name, **said) for name, _ in targets]
 
 
 def parse_fault(kind: str, target: str, amount: str | None = None, duration: str | None = None) -> ScriptedFault:
@@ -346,7 +346,7 @@ def load(source: str, overrides: Sequence[str] = ()) -> Topology:
     fields = top.mapping(("hosts", "switches", "links", "routing", "faults"))
     taken: _Taken = {}
     hosts, places = _hosts(_needed(fields, top, "hosts"), taken)
-    switches = _nodes(_names(fields["switches"]), "switch", taken) if "switches" in fields else {}
+    switches = _nodes(names(fields["switches"]), "switch", taken) if "switches" in fields else {}
     nodes = places | switches
     links = _links(_needed(fields, top, "links"), nodes, taken)
     fabric = Fabric(

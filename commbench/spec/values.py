@@ -223,12 +223,14 @@ class _Settings(dict[str, Setting]):
         return (*self, *(name for name in names if _NAMED.fullmatch(name)))
 
 
-# threads: of each process group. groups: process groups that share one message. The last three are per communicator.
+# threads: of each process group. groups: process groups that share one message. rails: the interface of each local
+# rank, as in eth0,eth1. The last three are per communicator.
 SETTINGS = _Settings(
     {
         "cuda_graph": Setting(("nccl",), flag),
         "threads": Setting(("gloo",), whole(1, 64)),
         "groups": Setting(("gloo",), whole(1, 16)),
+        "rails": Setting(("gloo",), _words),
         "min_ctas": Setting(("nccl",), whole(1, 64)),
         "max_ctas": Setting(("nccl",), whole(1, 64)),
         "cga_cluster_size": Setting(("nccl",), whole(0, 8)),

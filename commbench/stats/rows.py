@@ -82,7 +82,11 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def layout(self) -> str:
-        """As `groups`, but the rounds of `pairs` are one layout: only together do they meet every pair."""
+        """As `groups`, but the rounds of `pairs` are one layout: only together do they meet every pair. So are meetings
+        of hosts, those of each rail by themselves."""
+        if self.groups.startswith(("racks(", "meet(")):
+            _, at, rail = self.groups.partition("#")[0].rpartition("@")
+            return f"meetings{at}{rail}" if at else "meetings"
         return "pairs" if self.groups.startswith("pairs/") else self.groups
 
     @property

@@ -2,13 +2,14 @@
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from commbench.errors import ReadError, Unsupported
 from commbench.readers.nccl_log import read
 from commbench.readers.source import Problem, Source
 from commbench.records.nccl import NcclChoice, NcclLog
+from commbench.world.discover import discover
 
 # What NCCL's lines about choices call the collectives.
 _CALLED = {
@@ -45,6 +46,12 @@ def gloo_started(before: Collection[str], loops: int) -> tuple[int, int]:
 def interfaces() -> list[str]:
     """Those that Gloo is told to use."""
     return [name for name in os.environ.get("GLOO_SOCKET_IFNAME", "").split(",") if name]
+
+
+def rail(links: Sequence[str]) -> str:
+    """The interface of this rank: the local ranks of a host share them out in order."""
+    place = discover(os.environ)
+    return links[(place.local_rank or 0 if place else 0) % len(links)]
 
 
 def logged(folder: str) -> dict[str, str]:

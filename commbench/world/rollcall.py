@@ -10,6 +10,7 @@ never disturbed.
 import contextlib
 import json
 import os
+import re
 import selectors
 import socket
 import threading
@@ -42,6 +43,21 @@ class Trouble(NamedTuple):
     number: int
     since: float  # time.monotonic()
     text: str
+    rank: int
+
+
+class Lost(NamedTuple):
+    """Why the job ends: hung, died or raised; the step; the sentence; the ranks that it names.
+
+    `certain`: these ranks were seen to be silent, dead or in error. Else they are only those that did not come out of
+    a call, and any of them, or what lies between them, may be at fault.
+    """
+
+    kind: str
+    what: str
+    sentence: str
+    ranks: tuple[int, ...]
+    certain: bool
 
 
 def addresses() -> list[str]:
@@ -72,8 +88,9 @@ class RollCall:
         self._settled = 0  # the last step in which all ranks came to tell how they fared
         self._closing = False
         self._extended = (0, 0.0)  # (step number, until): a step that rank 0 was asked about, and lives
-        # Rank 0 calls it before the job ends: kind (hung, died, raised), the step, and the sentence.
-        self.on_end: Callable[[str, str, str], None] = lambda kind, what, sentence: say(f"{kind}: {sentence} in {what}")
+        self._out_of_call = False  # this rank has left the call of its step and waits for the others
+        # Rank 0 calls it before the job ends.
+        self.on_end: Callable[[Lost], None] = lambda lost: say(f"{lost.kind}: {lost.sentence} in {lost.what}")
         if rank == 0:
             server = socket.create_server(("", 0), backlog=size, reuse_port=False)
             offer = {"port": server.getsockname()[1], "addresses": addresses(), "host": socket.gethostname()}
@@ -95,15 +112,20 @@ class RollCall:
     def step(self, what: str, seconds: float) -> Iterator[None]:
         """Everything inside must end within `seconds` on every rank."""
         previous = self._step
+        self._out_of_call = False
         self._step = Step(previous.number + 1, what, time.monotonic() + seconds)
         try:
             yield
         finally:
             self._step = Step(self._step.number + 1, f"after {what}", float("inf"))
 
+    def out_of_call(self) -> None:
+        """What the step is about is done on this rank; where others stay inside, it is not among the suspects."""
+        self._out_of_call = True
+
     def report(self, text: str) -> None:
         """This rank met an error; unless all ranks come to `settled`, rank 0 ends the job with it."""
-        trouble = Trouble(self._step.number, time.monotonic(), f"{self._names[self._rank]} raised {text}")
+        trouble = Trouble(self._step.number, time.monotonic(), f"{self._names[self._rank]} raised {text}", self._rank)
         if self._rank == 0:
             self._trouble = trouble
         else:
@@ -131,7 +153,10 @@ class RollCall:
                 if self._trouble and self._trouble.number <= self._settled:
                     self._trouble = None  # heard of late: that step ended well
                 if self._trouble and time.monotonic() > self._trouble.since + _TROUBLE:
-                    self._end("raised", self._trouble.text)
+                    raised = self._trouble
+                    # An error about a connection may be the other end's.
+                    own = re.search(r"(?i)connect|peer|socket|timed? ?out", raised.text) is None
+                    self._end(Lost("raised", self._step.what, raised.text, (raised.rank,), own))
                 self._check_deadline(selector, buffers)
 
     def _listen(self, selector: selectors.BaseSelector, buffers: dict[int, bytes], timeout: float) -> None:
@@ -153,11 +178,13 @@ class RollCall:
         say = message["say"]
         if say == "where":
             step = self._step
-            _send(self._peers[rank], {"say": "here", "number": step.number, "what": step.what})
+            _send(
+                self._peers[rank], {"say": "here", "number": step.number, "what": step.what, "out": self._out_of_call}
+            )
         elif say == "here":
             self._answers[rank] = message
         elif say == "trouble":
-            self._trouble = self._trouble or Trouble(message["number"], time.monotonic(), message["text"])
+            self._trouble = self._trouble or Trouble(message["number"], time.monotonic(), message["text"], rank)
         elif say == "end":
             os._exit(message["code"])
         elif say == "bye":
@@ -169,7 +196,8 @@ class RollCall:
         if self._closing:
             return
         if self._rank == 0:
-            self._end("died", f"{self._names[rank]} died: its connection closed")
+            sentence = f"{self._names[rank]} died: its connection closed"
+            self._end(Lost("died", self._step.what, sentence, (rank,), True))
         if self._rank == 1:  # one voice is enough
             self._say(f"rank 0 ({self._names[0]}) died in {self._step.what}; rows measured before are kept")
         os._exit(LaunchError.exit_code)
@@ -189,33 +217,40 @@ class RollCall:
         if self._step.number != step.number:
             return  # it moved on meanwhile: late, but alive
         if self._rank == 0:
-            self._end("hung", self._verdict(step))
+            self._end(self._verdict(step))
         if 0 not in self._answers:
             self._say(f"hung: {self._names[0]} does not answer in {step.what}; rows measured before are kept")
             os._exit(LaunchError.exit_code)
         self._extended = (step.number, time.monotonic() + _LATER)
 
-    def _verdict(self, step: Step) -> str:
+    def _verdict(self, step: Step) -> Lost:
         silent = [rank for rank in self._peers if rank not in self._answers]
         if silent:
-            return f"{self._some(silent)} did not answer (stopped, or the host is gone)"
+            sentence = f"{self._some(silent)} did not answer (stopped, or the host is gone)"
+            return Lost("hung", step.what, sentence, tuple(silent), True)
         late = [rank for rank, answer in self._answers.items() if answer["number"] < step.number]
         if late:
-            where = self._answers[late[0]]["what"]
-            return f"{self._some(late)} did not arrive (still at: {where})"
-        return f"all {len(self._names)} ranks are inside the call and none moves: the library or the network is stuck"
+            sentence = f"{self._some(late)} did not arrive (still at: {self._answers[late[0]]['what']})"
+            return Lost("hung", step.what, sentence, tuple(late), True)
+        here = {0: self._out_of_call} | {rank: bool(answer.get("out")) for rank, answer in self._answers.items()}
+        stuck = sorted(rank for rank, out in here.items() if not out)
+        if 0 < len(stuck) < len(self._names):
+            sentence = f"{self._some(stuck)} did not come out of the call, the other ranks did"
+            return Lost("hung", step.what, sentence, tuple(stuck), False)
+        everybody = f"all {len(self._names)} ranks are inside the call and none moves"
+        return Lost("hung", step.what, f"{everybody}: the library or the network is stuck", tuple(stuck), False)
 
     def _some(self, ranks: Sequence[int]) -> str:
         names = ", ".join(self._names[rank] for rank in ranks[:4])
         return names + (f" and {len(ranks) - 4} more" if len(ranks) > 4 else "")
 
-    def _end(self, kind: str, sentence: str) -> None:
+    def _end(self, lost: Lost) -> None:
         with self._lock:
             if self._closing:
                 return
             self._closing = True
         try:
-            self.on_end(kind, self._step.what, sentence)
+            self.on_end(lost)
         finally:
             self.dismiss(LaunchError.exit_code)
 

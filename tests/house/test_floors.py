@@ -15,10 +15,10 @@ PACKAGE = Path(__file__).resolve().parents[2] / "commbench"
 # which everything that measures speaks.
 FLOORS: list[tuple[str, ...]] = [
     ("errors", "units"),
-    ("layouts", "collectives", "allowlist"),
+    ("layouts", "matchings", "collectives", "allowlist"),
     ("records", "knobs", "world", "world.protocol", "world.discover", "backends", "backends.base"),
     ("stats", "store", "model", "readers", "lint", "reference"),
-    ("spec", "report", "tune", "emit", "traps", "lab.addresses"),
+    ("spec", "report", "tune", "emit", "accept", "traps", "lab.addresses"),
     (
         "world.join",
         "world.mpi",

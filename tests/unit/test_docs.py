@@ -126,8 +126,9 @@ def test_every_option_that_is_named_exists(page: Path) -> None:
     known = {opt for verb in COMMANDS for opt in options(command(verb))} | FOREIGN
     if page.parent.name == "benchmarks":
         known |= set(re.findall(r'"(--[\w-]+)"', "".join(p.read_text("utf-8") for p in page.parent.glob("*.py"))))
-    for script in re.findall(r"`python (benchmarks/\w+\.py)", page.read_text(encoding="utf-8")):
-        known |= set(re.findall(r'"(--[\w-]+)"', (ROOT / script).read_text(encoding="utf-8")))
+    for script in re.findall(r"python (benchmarks/\w+(?:\.py)?)", page.read_text(encoding="utf-8")):
+        path = ROOT / script / "__main__.py" if (ROOT / script).is_dir() else ROOT / script
+        known |= set(re.findall(r'"(--[\w-]+)"', path.read_text(encoding="utf-8")))
     if page.name == "CONTRIBUTING.md":
         known |= set(re.findall(r'addoption\("(--[\w-]+)"', (ROOT / "tests/conftest.py").read_text(encoding="utf-8")))
     text = page.read_text(encoding="utf-8")

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from commbench.errors import SpecError
-from commbench.layouts import expand, label, local_ranks, mesh, pairs, parse_mesh
+from commbench.layouts import expand, label, local_ranks, mesh, parse_mesh
+from commbench.matchings import circle as pairs
 
 host_lists = st.lists(st.integers(0, 5), min_size=1, max_size=40)
 meshes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(

@@ -172,6 +172,7 @@ SHAPES = {  # hosts, switches, links, networks, rates in Mbit/s, routing
     "star4": (4, 1, 4, 1, {1000}, "bridge"),
     "star8": (8, 1, 8, 1, {200}, "bridge"),
     "two-racks": (8, 3, 10, 1, {200}, "bridge"),
+    "three-racks": (6, 4, 9, 1, {200}, "bridge"),
     "fat-tree": (4, 4, 8, 1, {100}, "shortest"),
     "rails": (4, 2, 8, 2, {200}, "bridge"),
     "ring": (4, 4, 8, 1, {100}, "shortest"),

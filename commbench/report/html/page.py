@@ -16,30 +16,40 @@ import msgspec
 
 from commbench import __version__
 from commbench.records.finding import SEVERITIES, Finding
+from commbench.report import fabric as fabrics
 from commbench.report.html import plots_svg, summary
+from commbench.report.html.advised import PLANS, RULES, advised
 from commbench.report.html.compared import Compared
 from commbench.report.html.examined import Examined, hosts, listed, tool
-from commbench.report.html.pairs import MOST_HEATS, Heat, heats
+from commbench.report.html.judged import MOST_HOSTS, verdicts
+from commbench.report.html.maps import heat_map
+from commbench.report.html.meetings import met
+from commbench.report.html.pairs import MOST_HEATS, heats
 from commbench.report.html.phrases import Said, sentence
+from commbench.report.html.plots_svg import Plot
 from commbench.report.html.record import record
-from commbench.report.html.rowtable import percent, row_table
-from commbench.report.html.svg import Drawing, Swatch
+from commbench.report.html.rowtable import of_pairs, percent, row_table
+from commbench.report.html.svg import Swatch
 from commbench.report.lines import Facet, Line, picture
 from commbench.report.view import figure, known_digits, one_line, size
-from commbench.stats.rows import Row
 
+SECTIONS = {
+    "verdict": "Verdict",
+    "summary": "Summary",
+    "advice": "Recommendation",
+    "findings": "Findings",
+    "curves": "Curves",
+    "pairs": "Pairs",
+    "skew": "Skew",
+    "comparison": "Comparison",
+    "fabric": "Network",
+    "rows": "Rows",
+    "record": "Record",
+    "repeat": "Repeat",
+}
 MOST_PANELS = 32  # of curves: a panel takes about a tenth of a second and 20 kB
 MOST_SKEWS = 8  # runs with a plot of their skew
 _MOST_RANKS = 32  # of a run, in the list of who was late
-
-
-class Plot(NamedTuple):
-    """`told` is what the plot says, in words."""
-
-    id: str
-    title: str
-    told: str
-    drawing: Drawing
 
 
 class Legend(NamedTuple):
@@ -80,16 +90,23 @@ def page(
     """
     findings = together(findings)
     curves, not_drawn = _all_curves(runs)
-    maps = [heat for one in runs for heat in heats(one)]
+    judged = verdicts(runs)
+    maps = [heat for one in runs for heat in (*heats(one), *(met(one) if not one.accepts else ()))]
     words = summary.summary(runs, findings, compared=compared is not None)
     if compared is not None:
         words = words._replace(
             stands_out=[Said(compared.answer, "comparison"), *words.stands_out],
             next_steps=[*(Said(text, "comparison") for text in compared.advice), *words.next_steps],
         )
+    advice = [advised(k, one) for k, one in enumerate(one for one in runs if one.searched)]
+    there = {"verdict": bool(judged), "advice": bool(advice), "comparison": compared is not None}
     return _render(
         version=__version__,
+        names={name: title for name, title in SECTIONS.items() if there.get(name, True)},
         title=listed((one.name for one in runs), 3) or "nothing",
+        verdicts=judged,
+        advice=advice,
+        heads=(RULES, PLANS),
         summary=words,
         runs=runs,
         overview=[_overview(one) for one in runs],
@@ -97,7 +114,7 @@ def page(
         compared=compared,
         curves=curves,
         not_drawn=not_drawn,
-        maps=[_map(k, heat) for k, heat in enumerate(maps[:MOST_HEATS])],
+        maps=[heat_map(f"pairs{k}", heat) for k, heat in enumerate(maps[:MOST_HEATS])],
         maps_left_out=len(maps[MOST_HEATS:]),
         lateness=[_late(k, one) for k, one in enumerate(runs) if one.lateness.ranks or one.lateness.lines],
         fabrics=_fabrics(runs),
@@ -125,8 +142,10 @@ def together(findings: Sequence[Finding]) -> list[Finding]:
 
 def _overview(one: Examined) -> Sequence[str]:
     """One line of the list of runs."""
-    count = Counter(row.status for row in one.rows)
-    others = ", ".join(f"{count[status]} {status}" for status in ("failed", "hung", "skipped") if count[status])
+    count = Counter[str](row.status for row in one.rows)
+    others = ", ".join(
+        f"{count[status]} {status}" for status in ("failed", "crashed", "hung", "skipped") if count[status]
+    )
     ops = listed((one_line(op) for op in dict.fromkeys(row.op for row in one.rows)), 4)
     return (one.name, summary.date(one), tool(one.run), summary.place(one), ops or "-", str(count["ok"]), others or "-")
 
@@ -140,7 +159,7 @@ def _all_curves(runs: Sequence[Examined]) -> tuple[list[Curves], Sequence[str]]:
     not_drawn: list[str] = []
     panels = 0
     for op in dict.fromkeys(row.op for one in runs for row in one.rows):
-        shown = picture([(one.run, [row for row in one.rows if row.op == op and _curved(row)]) for one in runs])
+        shown = picture([(one.run, [row for row in one.rows if row.op == op and not of_pairs(row)]) for one in runs])
         if shown is None:
             continue
         caption = "; ".join(filter(None, (shown.subtitle, shown.caption)))
@@ -156,11 +175,6 @@ def _all_curves(runs: Sequence[Examined]) -> tuple[list[Curves], Sequence[str]]:
     return out, not_drawn
 
 
-def _curved(row: Row) -> bool:
-    """Pairs have a map of their own."""
-    return row.layout != "pairs"
-
-
 _HEAD = ("size", "time (us)", "±% or spread", "busbw (GB/s)", "wire%", "samples")
 
 
@@ -170,6 +184,8 @@ def _curves(name: str, title: str, facet: Facet, caption: str) -> Curves:
     thin = facet._replace(lines=[plots_svg.thinned(line) for line in facet.lines])
     if any(len(line.points) < len(whole.points) for line, whole in zip(thin.lines, facet.lines, strict=True)):
         caption += f"; at most {plots_svg.MOST_POINTS} points of a line are drawn"
+    if plots_svg.cut(thin):
+        caption += "; bands that are very wide leave the panel: the table has them in full"
     plots = [
         Plot(
             f"{name}-{metric}",
@@ -214,47 +230,6 @@ def _bars(facet: Facet) -> list[tuple[str, float, Sequence[str]]]:
 # ---- pairs, skew, fabric -----------------------------------------------------------------------------------
 
 
-class Map(NamedTuple):
-    """A heat map with what its picture needs. cells: (column, row, colour, text, which pair)."""
-
-    id: str
-    heat: Heat
-    cells: Sequence[tuple[int, int, int, str, int]]
-    steps: Sequence[str]
-    told: str
-    lines: Sequence[Sequence[str]]
-
-
-def _map(k: int, heat: Heat) -> Map:
-    """Both halves: a pair is found from either of its ranks."""
-    texts = [_pair_value(heat, pair.value, pair.row) for pair in heat.pairs]
-    cells = [
-        (x, y, heat.colour(pair.value), text, which)
-        for which, (pair, text) in enumerate(zip(heat.pairs, texts, strict=True))
-        for x, y in ((pair.a, pair.b), (pair.b, pair.a))
-    ]
-    names = [f"{node} ({place})" if place else node for node, place in zip(heat.nodes, heat.places, strict=True)]
-    worst, best = heat.pairs[0], heat.pairs[-1]
-    told = (
-        f"Slowest: {names[worst.a]} with {names[worst.b]}, {texts[0]} {heat.unit}. "
-        f"Fastest: {names[best.a]} with {names[best.b]}, {texts[-1]} {heat.unit}."
-    )
-    lines = [(f"{names[p.a]} - {names[p.b]}", text, *_pair(p.row)) for p, text in zip(heat.pairs, texts, strict=True)]
-    steps = [figure(heat.low + (heat.high - heat.low) * step, 2) for step in (0, 0.5, 1)]
-    return Map(f"pairs{k}", heat, cells, steps, told, lines)
-
-
-def _pair(row: Row | None) -> tuple[str, ...]:
-    if row is None:
-        return "-", "-", "-", "-"
-    time = figure(row.median_us, int(known_digits([row])[0]))
-    return time, percent(row.half_width, "?"), percent(row.wire_share), one_line(row.groups)
-
-
-def _pair_value(heat: Heat, value: float, row: Row | None) -> str:
-    return figure(value, min(int(known_digits([row])[0]), 3) if row is not None else 2)
-
-
 def _late(k: int, one: Examined) -> dict[str, Any]:
     lateness = one.lateness
     ranks = sorted(lateness.ranks, key=lambda rank: -rank.excess)[:_MOST_RANKS]
@@ -278,13 +253,8 @@ def _late(k: int, one: Examined) -> dict[str, Any]:
     }
 
 
-_MOST_HOSTS = 128  # of a fabric that is drawn
-
-
 def _fabrics(runs: Sequence[Examined]) -> list[dict[str, Any]]:
     """Each network once, with the runs that were made on it."""
-    from commbench.report import fabric as fabrics
-
     found: dict[Any, list[str]] = {}
     for one in runs:
         if one.run.machine.fabric is not None:
@@ -292,7 +262,7 @@ def _fabrics(runs: Sequence[Examined]) -> list[dict[str, Any]]:
     out = []
     for k, (network, names) in enumerate(found.items()):
         tree = list(fabrics.text(network))
-        drawn = plots_svg.fabric(network, f"fabric{k}-") if len(network.hosts) <= _MOST_HOSTS else None
+        drawn = plots_svg.fabric(network, f"fabric{k}-") if len(network.hosts) <= MOST_HOSTS else None
         plot = Plot(f"fabric{k}", f"Network {one_line(network.name)}", tree[0], drawn) if drawn else None
         out.append(
             {

@@ -1,12 +1,18 @@
-"""Pairs of ranks as a heat map: how fast each two of them exchanged, and which pair was slow."""
+"""Pairs of ranks as a heat map: how fast each two of them exchanged, and which pair was slow.
+
+Pairs of hosts that an acceptance test has meet are in meetings.py; the map is the same.
+"""
 
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from commbench.records import Machine
 from commbench.report.html.examined import Examined, host, members
-from commbench.report.view import ABOUT, one_line, size
+from commbench.report.html.phrases import short
+from commbench.report.html.rowtable import percent
+from commbench.report.view import ABOUT, figure, known_digits, one_line, size
 from commbench.stats.rows import Row, series
 
 MOST_NODES = 32  # on an axis
@@ -15,38 +21,59 @@ CLASSES = 9  # of colour
 
 
 class Pair(NamedTuple):
-    """What one pair reached. `row` is None where several pairs of ranks were pooled for two hosts."""
+    """What one pair reached. `told` are more cells of its line in the table of values."""
 
     a: int
     b: int
     value: float
-    row: Row | None
-    pairs: int = 1
+    told: Sequence[str] = ()
+    digits: int = 2
+    pairs: int = 1  # of ranks, where those of two hosts were pooled
+
+
+class Rim(NamedTuple):
+    """A rectangle of rows and columns (both ends included) that a reason of the verdict points at, and its mirror."""
+
+    label: str
+    sure: bool
+    rows: tuple[int, int]
+    columns: tuple[int, int]
 
 
 class Heat(NamedTuple):
     """One heat map.
 
     title     what was measured
-    rate      the values are bandwidths; else times
+    what      the values are: `Bus bandwidth`, `Time`; `note` says of whom and how
+    rate      more is better
     nodes     the names on the axes; a Pair's a and b are indices into them, a < b
     places    the host of each node, "" where it is not known or the node is a host
     pairs     the slowest first
-    unit      of the values: GB/s or MB/s (more is better), ms or us (less is)
+    silent    (a, b, status) of pairs without a value
+    columns   of the table of values, behind that of the value: those of Pair.told
+    rims      where what a verdict names is
+    unit      of the values: GB/s, MB/s, % (more is better), ms or us (less is)
     low, high the values of the slowest and the fastest colour
+    order     of the nodes that have room, which they were
     left_out  nodes that have no room
     """
 
     run: str
     title: str
+    what: str
+    note: str
     rate: bool
     unit: str
     nodes: Sequence[str]
     places: Sequence[str]
     pairs: Sequence[Pair]
-    low: float
-    high: float
     by_host: bool
+    columns: Sequence[str]
+    silent: Sequence[tuple[int, int, str]] = ()
+    rims: Sequence[Rim] = ()
+    low: float = 0.0
+    high: float = 1.0
+    order: Sequence[int] = ()
     left_out: int = 0
 
     def colour(self, value: float) -> int:
@@ -62,7 +89,7 @@ def heats(one: Examined) -> list[Heat]:
         if row.layout == "pairs" and row.median_us and row.status == "ok":
             found.setdefault(series(row), {}).setdefault(row.asked, []).append(row)
     out = []
-    traits = _varying([sizes[min(sizes)][0] for sizes in found.values()])
+    traits = varying([sizes[min(sizes)][0] for sizes in found.values()])
     for sizes in found.values():
         for asked in sorted({max(sizes), min(sizes)}, reverse=True):
             rated = asked == max(sizes) and all(row.busbw_gbps for row in sizes[asked])
@@ -70,10 +97,18 @@ def heats(one: Examined) -> list[Heat]:
     return [heat for heat in out if heat is not None]
 
 
-def _varying(rows: Sequence[Row]) -> list[str]:
+def varying(rows: Sequence[Row]) -> list[str]:
     """What the titles must tell: the collective, and what differs between series."""
     told = {name: {cell(row) for row in rows} for name, (cell, _) in ABOUT.items()}
     return [name for name in ABOUT if name == "op" or (name not in ("group", "launches") and len(told[name]) > 1)]
+
+
+def title(row: Row, traits: Iterable[str]) -> str:
+    words = [ABOUT[name][1](row) for name in traits]
+    return " · ".join(filter(None, (*words, size(row.nbytes) if row.nbytes else "")))
+
+
+_AT_ONCE = "The pairs of a round were measured at the same time and share links."
 
 
 def _heat(one: Examined, rows: Sequence[Row], rated: bool, traits: Iterable[str]) -> Heat | None:
@@ -87,7 +122,10 @@ def _heat(one: Examined, rows: Sequence[Row], rated: bool, traits: Iterable[str]
         return None
     plain = {both: (row.busbw_gbps if rated else row.median_us) or 0.0 for both, row in values.items()}
     unit, scale = _unit(rated, max(plain.values()))
-    pairs = [Pair(a, b, scale * plain[a, b], row) for (a, b), row in values.items()]
+    pairs = [
+        Pair(a, b, scale * plain[a, b], _told(row), min(int(known_digits([row])[0]), 3))
+        for (a, b), row in values.items()
+    ]
     by_host = machine.size > MOST_NODES
     if by_host:
         pairs = _between_hosts(machine, pairs)
@@ -95,17 +133,36 @@ def _heat(one: Examined, rows: Sequence[Row], rated: bool, traits: Iterable[str]
     else:
         names = [f"{rank}" for rank in range(machine.size)]
     places = ["" if by_host else host(machine, k) for k in range(len(names))]
-    pairs.sort(key=lambda pair: pair.value if rated else -pair.value)
-    order, kept = _with_room(len(names), pairs)
+    whose = "hosts, the median over their ranks" if by_host else "ranks"
+    what, note = "Bus bandwidth" if rated else "Time", f"in {unit} of every two {whose}. {_AT_ONCE}"
+    columns = ("time (us)", "±%", "wire%", "round")
+    return fitted(
+        Heat(one.name, title(rows[0], traits), what, note, rated, unit, names, places, pairs, by_host, columns)
+    )
+
+
+def _told(row: Row) -> Sequence[str]:
+    time = figure(row.median_us, int(known_digits([row])[0]))
+    return time, percent(row.half_width, "?"), percent(row.wire_share), short(row.groups)
+
+
+def fitted(heat: Heat, first: Sequence[int] = ()) -> Heat | None:
+    """With pairs in order, colours that fit, and at most MOST_NODES nodes: `first`, then those of the slowest pairs."""
+    pairs = sorted(heat.pairs, key=lambda pair: pair.value if heat.rate else -pair.value)
+    order = _with_room(len(heat.nodes), pairs, (*first, *(node for a, b, _ in heat.silent for node in (a, b))))
+    place = {node: k for k, node in enumerate(order)}
+    kept = [pair._replace(a=place[pair.a], b=place[pair.b]) for pair in pairs if {pair.a, pair.b} <= place.keys()]
+    silent = [(place[a], place[b], word) for a, b, word in heat.silent if {a, b} <= place.keys()]
     if not kept:
         return None
-    words = [ABOUT[name][1](rows[0]) for name in traits]
-    title = " · ".join(filter(None, (*words, size(rows[0].nbytes) if rows[0].nbytes else "")))
     worst, best = kept[0].value, kept[-1].value
     # Colours span at least a factor of two: small differences must not look like large ones.
-    low, high = (min(worst, best / 2), best) if rated else (max(worst, best * 2), best)
-    shown = [names[k] for k in order], [places[k] for k in order]
-    return Heat(one.name, title, rated, unit, *shown, kept, low, high, by_host, len(names) - len(order))
+    low, high = (min(worst, best / 2), best) if heat.rate else (max(worst, best * 2), best)
+    names, places = [heat.nodes[k] for k in order], [heat.places[k] for k in order]
+    left_out = len(heat.nodes) - len(order)
+    return heat._replace(
+        nodes=names, places=places, pairs=kept, silent=silent, low=low, high=high, order=order, left_out=left_out
+    )
 
 
 def _unit(rated: bool, most: float) -> tuple[str, float]:
@@ -123,21 +180,19 @@ def _between_hosts(machine: Machine, pairs: Sequence[Pair]) -> list[Pair]:
         if a != b:
             pooled.setdefault((a, b), []).append(pair)
     return [
-        Pair(a, b, statistics.median(one.value for one in of), of[0].row if len(of) == 1 else None, len(of))
+        Pair(a, b, statistics.median(one.value for one in of), pairs=len(of))
+        if len(of) > 1
+        else of[0]._replace(a=a, b=b)
         for (a, b), of in pooled.items()
     ]
 
 
-def _with_room(nodes: int, pairs: Sequence[Pair]) -> tuple[list[int], list[Pair]]:
-    """At most MOST_NODES nodes, those of the slowest pairs, in their own order; the pairs between them."""
+def _with_room(nodes: int, pairs: Sequence[Pair], first: Iterable[int]) -> list[int]:
+    """At most MOST_NODES nodes in their own order: the first ones, then those of the slowest pairs."""
     if nodes <= MOST_NODES:
-        return list(range(nodes)), list(pairs)
+        return list(range(nodes))
     wanted: dict[int, None] = {}
-    for pair in pairs:
-        for node in (pair.a, pair.b):
-            if len(wanted) < MOST_NODES:
-                wanted[node] = None
-    order = sorted(wanted)
-    place = {node: k for k, node in enumerate(order)}
-    kept = [pair._replace(a=place[pair.a], b=place[pair.b]) for pair in pairs if {pair.a, pair.b} <= place.keys()]
-    return order, kept
+    for node in chain(first, (node for pair in pairs for node in (pair.a, pair.b))):
+        if len(wanted) < MOST_NODES:
+            wanted[node] = None
+    return sorted(wanted)

@@ -9,6 +9,7 @@ from commbench.report.view import ABOUT, figure, known_digits, one_line
 from commbench.stats.rows import Row
 
 _LONGEST = 300  # characters of a sentence that came from elsewhere
+_LAYOUT = 80  # of a layout
 
 
 Level = Literal["", "warning", "error"]
@@ -24,8 +25,18 @@ class Said(NamedTuple):
 
 def about(row: Row) -> str:
     """`gloo, world, NCCL_ALGO=Ring`: what tells a row from others beside collective and size."""
-    words = [row.backend, row.group, ABOUT["settings"][1](row), "latency mode" if row.mode == "latency" else ""]
+    words = [row.backend, short(row.group), ABOUT["settings"][1](row), "latency mode" if row.mode == "latency" else ""]
     return ", ".join(one_line(word) for word in words if word)
+
+
+def short(layout: str) -> str:
+    """One line of a few words: pairs of many hosts are a long symbol. Which group it is stays."""
+    text = one_line(layout)
+    if len(text) <= _LAYOUT:
+        return text
+    name, bracket, group = text.rpartition("[")
+    end = f"[{group}" if bracket and len(group) < 12 else ""
+    return f"{(name if end else text)[:_LAYOUT]}…{end}"
 
 
 def group(machine: Machine, row: Row) -> str:
@@ -33,8 +44,8 @@ def group(machine: Machine, row: Row) -> str:
     ranks = members(machine, row)
     at = hosts(machine, ranks)
     if not ranks:
-        return f"Group {one_line(row.group)}"
-    names = f"Ranks {ranks[0]} and {ranks[1]}" if len(ranks) == 2 else f"Group {one_line(row.group)}"
+        return f"Group {short(row.group)}"
+    names = f"Ranks {ranks[0]} and {ranks[1]}" if len(ranks) == 2 else f"Group {short(row.group)}"
     return names + (f" ({at})" if at else "")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from commbench.records import Fabric
+from commbench.report.fabric import Mark
 from commbench.report.fabric import picture as fabric_picture
 from commbench.report.html.lateness import SkewLine
 from commbench.report.html.svg import Drawing, drawing
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 64  # of a curve
+_BEYOND = 2.5  # times the highest value, or down to that part of the lowest: as far as bands are shown
 _WIDTH, _HEIGHT = 4.7, 3.2  # inches: three panels beside each other on a screen
+
+
+class Plot(NamedTuple):
+    """`told` is what the plot says, in words."""
+
+    id: str
+    title: str
+    told: str
+    drawing: Drawing
 
 
 class Metric(NamedTuple):
@@ -84,10 +95,22 @@ def _curves(facet: Facet, metric: Metric, name: str) -> "Figure":
             _line(panel, k, [p.nbytes for p in points], values, [metric.band(point) for point in points], gid)
         elif name == "latency":  # a barrier moves nothing: a level, not a curve
             panel.axhline(line.points[0].time, color=COLOURS[k % 7], linestyle=DASHES[k % 5], gid=line_id(k))
-    _axes(panel, sizes, name != "latency")
+    every = [metric.value(point) for line in facet.lines for point in line.points]
+    _axes(panel, sizes, name != "latency", [value for value in every if value])
     if name == "wire":
         panel.axhline(100, color="#333333", linewidth=1, linestyle=(0, (2, 2)))
     return whole
+
+
+def cut(facet: Facet) -> bool:
+    """Whether a band leaves its panel."""
+    for metric in (METRICS[name] for name in shows(facet)):
+        points = [point for line in facet.lines for point in line.points if point.nbytes]
+        values = [value for point in points if (value := metric.value(point))]
+        bands = [band for point in points if (band := metric.band(point)) is not None]
+        if values and any(band[1] > _BEYOND * max(values) for band in bands):
+            return True
+    return False
 
 
 def line_id(k: int, points: Sequence[int] = ()) -> str:
@@ -119,12 +142,17 @@ def _line(panel: "Axes", k: int, x: Sequence[int], y: Sequence[float], bands: Se
     )
 
 
-def _axes(panel: "Axes", sizes: Sequence[int], from_zero: bool) -> None:
+def _axes(panel: "Axes", sizes: Sequence[int], from_zero: bool, values: Sequence[float]) -> None:
+    """A band that is far wider than the values are apart leaves the panel, so that lines can be told apart."""
     size_axis(panel, sizes)
     panel.set_xlabel("")
+    low, high = min(values, default=1.0), max(values, default=1.0)
     if from_zero:
-        panel.set_ylim(0, 1.06 * max(panel.dataLim.y1, 1e-9))
+        panel.set_ylim(0, max(min(1.06 * panel.dataLim.y1, _BEYOND * high), 1e-9))
     else:
+        panel.set_yscale("log")
+        bottom, top = panel.get_ylim()
+        panel.set_ylim(max(bottom, low / _BEYOND), min(top, high * _BEYOND))
         time_axis(panel)
         panel.yaxis.set_major_formatter(lambda value, _: format_time(value * 1e-6))
     panel.minorticks_off()
@@ -142,15 +170,16 @@ def skew(lines: Sequence[SkewLine], prefix: str) -> Drawing:
             bands: list[Band] = [(max(point.p25_us, least), max(point.p75_us, least)) for point in points]
             if points:
                 _line(panel, k, [p.nbytes for p in points], [max(p.p50_us, least) for p in points], bands, line_id(k))
-        _axes(panel, sorted({point.nbytes for line in lines for point in line.points if point.nbytes}), False)
+        middles = [max(point.p50_us, least) for line in lines for point in line.points]
+        _axes(panel, sorted({point.nbytes for line in lines for point in line.points if point.nbytes}), False, middles)
         return whole
 
     return drawing(draw, prefix)
 
 
-def fabric(network: Fabric, prefix: str) -> Drawing:
-    """Hosts, switches and links."""
-    return drawing(lambda: fabric_picture(network), prefix)
+def fabric(network: Fabric, prefix: str, marks: Sequence[Mark] = (), whole: Fabric | None = None) -> Drawing:
+    """Hosts, switches and links; what marks name stands out. `network` may be a part of `whole`."""
+    return drawing(lambda: fabric_picture(network, marks, whole), prefix)
 
 
 # ---- what a plot says, for those who do not see it ----------------------------------------------------------

@@ -187,7 +187,7 @@ def repeat(run: Run) -> tuple[str, str]:
 def _outside(command: Sequence[str]) -> tuple[list[str], bool]:
     """(the command without where it wrote, whether commbench started the ranks itself).
 
-    Ranks that commbench starts carry `--launch K`; what was typed had `-n` in its place.
+    Ranks that commbench starts carry `--launch K` or `--started`; what was typed had `-n` in its place.
     """
     words: list[str] = []
     ours = skip = False
@@ -196,6 +196,8 @@ def _outside(command: Sequence[str]) -> tuple[list[str], bool]:
             skip = False
         elif word in ("--launch", "--out"):
             skip, ours = True, ours or word == "--launch"
+        elif word == "--started":
+            ours = True
         elif not word.startswith("--out=") and word != "--resume":
             words.append(one_line(word))
     return words, ours

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from commbench.report.html.examined import Examined, counted
+from commbench.report.html.examined import Examined, counted, meeting
+from commbench.report.html.phrases import short
 from commbench.report.view import ABOUT, figures, group_ranks, known_digits, one_line, size
 from commbench.stats.rows import Row
 
 MOST_ROWS = 2500
 _KIND = {"samples": "-", "p50": "median"}
-_FIRST = ("failed", "hung", "ok", "skipped")
+_FIRST = ("failed", "crashed", "hung", "ok", "skipped")
 
 
 class Column(NamedTuple):
@@ -50,6 +51,7 @@ def row_table(runs: Sequence[Examined]) -> RowTable:
     count = Counter((row.status, row.why) for row in rows if row.status != "ok")
     notes = {reason: k for k, reason in enumerate(count, 1)}
     about = {name: [cell(row) for row in rows] for name, (cell, _) in ABOUT.items()}
+    about["group"] = list(map(short, about["group"]))
     texts = {name: [cell or "-" for cell in cells] for name, cells in about.items() if len(set(cells) - {""}) > 1}
     if len(runs) > 1:
         texts = {"run": [one.name for one, some in kept for _ in some], **texts}
@@ -80,8 +82,13 @@ def _kept(rows: Sequence[Row], most: int) -> Sequence[Row]:
     """Where there are too many, those of pairs give way first, then the last ones."""
     if len(rows) <= most:
         return rows
-    order = sorted(range(len(rows)), key=lambda k: rows[k].layout == "pairs")[:most]
+    order = sorted(range(len(rows)), key=lambda k: of_pairs(rows[k]))[:most]
     return [rows[k] for k in sorted(order)]
+
+
+def of_pairs(row: Row) -> bool:
+    """Such rows are many, and have a map of their own."""
+    return row.layout == "pairs" or meeting(row.groups) is not None
 
 
 def _ranks(one: Examined, rows: Sequence[Row]) -> list[str]:

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from commbench.records.finding import Finding
-from commbench.report.html.examined import Examined, counted, hosts, listed, members, tool
+from commbench.report.html import advised, verdict
+from commbench.report.html.examined import Examined, counted, hosts, listed, meeting, members, tool
 from commbench.report.html.phrases import Level, Said, about, duration, ended, group, named, percent, rate, sentence
+from commbench.report.html.rowtable import of_pairs
 from commbench.report.html.standout import jumps, late_ranks, slowest_group
 from commbench.report.view import one_line, size, where
 from commbench.stats.rows import Row, series
@@ -29,13 +31,14 @@ class Summary(NamedTuple):
 def summary(runs: Sequence[Examined], findings: Sequence[Finding] = (), *, compared: bool = False) -> Summary:
     """What a reader in a hurry needs. `compared`: a comparison says beside this how many launches it takes."""
     known = {finding.code for finding in findings}
-    outside = [*_found(findings), *_broken(runs), *(_beyond(runs) if "CB-ABOVE-WIRE" not in known else ())]
+    told, steps = (ours + theirs for ours, theirs in zip(verdict.brief(runs), advised.brief(runs), strict=True))
+    outside = [*told, *_found(findings), *_broken(runs), *(_beyond(runs) if "CB-ABOVE-WIRE" not in known else ())]
     usual = [*_best(runs), *_slow_groups(runs), *_late(runs), *_jumps(runs), *_wide(runs)]
     if not any(row.median_us for one in runs for row in one.rows):
         outside.append(_nothing(runs))
     elif not outside and not usual:
         usual.append(Said("Nothing stands out."))
-    return Summary([*measured(runs)], [*outside, *usual], [*_next_steps(runs, findings, compared)])
+    return Summary([*measured(runs)], [*outside, *usual], [*steps, *_next_steps(runs, findings, compared, steps)])
 
 
 def _nothing(runs: Sequence[Examined]) -> Said:
@@ -115,8 +118,8 @@ def _launches(rows: Sequence[Row]) -> str:
 
 
 def _statuses(rows: Sequence[Row]) -> str:
-    count = Counter(row.status for row in rows)
-    each = [f"{count[status]:,} {status}" for status in ("ok", "failed", "hung", "skipped") if count[status]]
+    count = Counter[str](row.status for row in rows)
+    each = [f"{count[status]:,} {status}" for status in ("ok", "failed", "crashed", "hung", "skipped") if count[status]]
     return f"{counted(len(rows), 'row')}, {listed(each) or 'none'}"
 
 
@@ -137,7 +140,7 @@ def _broken(runs: Sequence[Examined]) -> Iterator[Said]:
     reasons: Counter[tuple[str, str]] = Counter()
     for one in runs:
         reasons.update((row.status, row.why or "no reason was recorded") for row in one.rows if row.status != "ok")
-    order = {"failed": 0, "hung": 1, "skipped": 2}
+    order = {"failed": 0, "crashed": 1, "hung": 2, "skipped": 3}
     ordered = sorted(reasons.items(), key=lambda pair: (order[pair[0][0]], -pair[1]))
     for (status, why), count in ordered[:_MOST]:
         yield Said(f"{counted(count, 'row')} {status}: {ended(why)}", "rows", "" if status == "skipped" else "error")
@@ -153,8 +156,13 @@ def _beyond(runs: Sequence[Examined]) -> Iterator[Said]:
 
 
 def _best(runs: Sequence[Examined]) -> Iterator[Said]:
-    """The highest bus bandwidth of each collective, latency where there is none."""
-    rated = [(one, row) for one in runs for row in one.rows if row.status == "ok" and row.busbw_gbps]
+    """The highest bus bandwidth of each collective, latency where there is none; of a search that of the default."""
+    rated = [
+        (one, row)
+        for one in runs
+        for row in one.rows
+        if row.status == "ok" and row.busbw_gbps and not meeting(row.groups) and not (one.searched and row.settings)
+    ]
     real = {row.op for _, row in rated if row.clock != "simulated"}
     best: dict[str, tuple[Examined, Row]] = {}
     for one, row in rated:
@@ -171,18 +179,18 @@ def _best(runs: Sequence[Examined]) -> Iterator[Said]:
 
 
 def _slow_groups(runs: Sequence[Examined]) -> Iterator[Said]:
-    """Of each run the group that is farthest behind the median of those that ran beside it."""
-    for one in runs[:_MOST]:
+    """Of each run the group that is farthest behind the median of those that ran beside it. A verdict knows better."""
+    for one in [one for one in runs if not one.accepts][:_MOST]:
         slow = slowest_group(one.rows)
         if slow is None:
             continue
         row, ratio = slow
-        others = "the pairs of its round" if row.layout == "pairs" else f"the groups of {one_line(row.layout)}"
+        others = "the pairs of its round" if of_pairs(row) else f"the groups of {one_line(row.layout)}"
         text = (
             f"{group(one.run.machine, row)} took {ratio:.2g} times the median of {others}: "
             f"{duration(row)} for {one_line(row.op)} of {size(row.nbytes)} ({one_line(row.backend)})."
         )
-        yield Said(named(runs, one, text), "pairs" if row.layout == "pairs" else "rows")
+        yield Said(named(runs, one, text), "pairs" if of_pairs(row) else "rows")
 
 
 def _late(runs: Sequence[Examined]) -> Iterator[Said]:
@@ -231,9 +239,12 @@ def _wide(runs: Sequence[Examined]) -> Iterator[Said]:
 # ---- what to do next ---------------------------------------------------------------------------------------
 
 
-def _next_steps(runs: Sequence[Examined], findings: Sequence[Finding], compared: bool) -> Iterator[Said]:
+def _next_steps(
+    runs: Sequence[Examined], findings: Sequence[Finding], compared: bool, before_these: Sequence[Said]
+) -> Iterator[Said]:
+    """A verdict has said what to do about its run: only the others are asked for more."""
     rows = [row for one in runs for row in one.rows]
-    own = any(not one.run.origin for one in runs)
+    own = any(not one.run.origin and not one.accepts and not one.searched for one in runs)
     ok = [row for row in rows if row.status == "ok" and row.samples]
     before = len(rows)
     steps: list[Said] = [*_from_findings(findings)]
@@ -242,15 +253,15 @@ def _next_steps(runs: Sequence[Examined], findings: Sequence[Finding], compared:
     if any(row.status == "hung" for row in rows):
         steps.append(Said("Find out which host hung, then go on where the run stopped with --resume.", "rows"))
     for one in runs[:_MOST]:
-        steps += _about_slow(one)
+        steps += _about_slow(one) if not one.accepts else ()
     unsure = sum(row.half_width is None or row.half_width > _WIDE for row in ok)
     if own and unsure:
         steps.append(Said("Measure longer before you trust small differences: --set stop.max_time=30s.", "rows"))
     if own and not compared and ok and max(row.launches for row in ok) == 1:
         text = "Measure several launches (--set launches=5): one launch does not tell how much the next one differs."
         steps.append(Said(text, "rows"))
-    steps += _about_wire(runs)
-    if not steps and before:
+    steps += _about_wire([one for one in runs if not one.accepts])
+    if not steps and before and not before_these:
         steps.append(Said("Nothing here asks for action. Keep these runs: the next comparison needs them."))
     return iter(steps)
 
@@ -269,7 +280,7 @@ def _about_slow(one: Examined) -> Iterator[Said]:
         if at:
             link = f" The link that limits it is {one_line(row.wire_link)}." if row.wire_link else ""
             text = f"Check cables, NIC and load of {at}, and measure that group alone.{link}"
-            yield Said(text, "pairs" if row.layout == "pairs" else "rows")
+            yield Said(text, "pairs" if of_pairs(row) else "rows")
     for late in late_ranks([one]):
         if at := hosts(one.run.machine, [late.rank.rank]):
             yield Said(f"See what else runs on {at}, and where rank {late.rank.rank} is bound.", "skew")

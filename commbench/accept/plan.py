@@ -1,0 +1,183 @@
+"""What an acceptance test asks next: hosts inside, pairs, confirmation, the full scale, and whether it stays so.
+
+The most telling tests come first, so that a budget that ends early has bought the most.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from commbench import matchings
+from commbench.accept.hunt import Hunt
+from commbench.accept.locate import Located, Options, Seen
+from commbench.accept.observe import fleet_of, meetings, met, parts, racks_of, rounds
+from commbench.accept.slow import LATENCY_SLOWDOWN
+from commbench.accept.stages import stage
+from commbench.records import Case, Machine, Measurement
+from commbench.spec import grid
+from commbench.spec.accept import AcceptSpec
+
+_INSIDE = 2  # rounds of the ranks of each host: once is no proof
+
+
+class Left(NamedTuple):
+    """How the plan came to its end, and what became of each stage: `done`, or why it is not."""
+
+    ended: str
+    stages: dict[str, str]
+
+
+class AcceptPlan:
+    """Asks one case at a time.
+
+    machine   of the run, all hosts that began; `here` are those that still take part (indices)
+    over      a sentence once time is up or somebody asked to stop, "" before
+    """
+
+    def __init__(
+        self,
+        spec: AcceptSpec,
+        machine: Machine,
+        here: Sequence[int],
+        measured: Sequence[Measurement],
+        over: Callable[[], str],
+    ) -> None:
+        self._spec, self._machine, self._here, self._over = spec, machine, tuple(here), over
+        self._done = rounds(measured)
+        self._count = Counter(rows[0].case for rows in self._done if rows[0].status != "hung")
+        self.round = max((row.launch for row in measured), default=-1)
+        self.stages: dict[str, str] = {}
+        self.stopped = ""
+        self._answer: list[Measurement] = []
+        racks = racks_of(machine, spec.racks)
+        fleet = fleet_of(machine, racks)
+        options = Options(slowdown=spec.slowdown, alpha=spec.alpha, beta=spec.beta, spread=spec.spread,
+                          seed=spec.sweep.seed)  # fmt: skip
+        self._hunts = {
+            mode: Hunt(fleet, options._replace(slowdown=slowdown), self._seen(mode), hosts=self._here)
+            for mode, slowdown in (("throughput", spec.slowdown), ("latency", LATENCY_SLOWDOWN))
+        }
+        self._script = self._stages()
+
+    # -- the protocol of a plan
+
+    def ask(self) -> Sequence[Case]:
+        self.stopped = self.stopped or self._over()
+        if self.stopped:
+            return ()
+        case = next(self._script, None)
+        if case is None:
+            return ()
+        self.round += 1
+        return (case,)
+
+    def tell(self, answers: Sequence[Measurement]) -> None:
+        self._answer = list(answers)
+        self._count.update(row.case for row in answers[:1])
+
+    def numbered(self, rows: Sequence[Measurement]) -> list[Measurement]:
+        """The rows with the number of their round."""
+        return [msgspec.structs.replace(row, launch=self.round) for row in rows]
+
+    def left(self) -> dict[str, str]:
+        """What became of each stage of the spec."""
+        return {
+            name: self.stages.get(name, self.stopped or "not reached")
+            for name in self._spec.stages
+            if name != "preflight"
+        }
+
+    def located(self) -> Located:
+        return self._hunts["throughput"].located()
+
+    # -- the stages
+
+    def _stages(self) -> Iterator[Case]:
+        table = {"intra": self._intra, "spread": self._pairs, "full": self._full, "stability": self._stability}
+        for name, script in table.items():
+            if name in self._spec.stages:
+                yield from script()
+                self.stages[name] = self.stages.get(name, "done")
+
+    def _intra(self) -> Iterator[Case]:
+        """The ranks of each host among themselves, all hosts at once."""
+        if max(self._machine.host_of.count(host) for host in self._here) < 2:
+            self.stages["intra"] = "done: hosts have one rank, nothing to measure inside"
+            return
+        case = self._pair_case(matchings.each(self._here), "throughput", "all_reduce")
+        for _ in range(_INSIDE - self._measured(case)):
+            yield case
+
+    def _pairs(self) -> Iterator[Case]:
+        """Both hunts: what the one asks the other measures too while they spread, then each confirms for itself."""
+        if len(self._here) < 2:
+            self.stages["spread"] = self.stages["confirm"] = "one host: there is nobody to meet"
+            return
+        for mode, other in (("throughput", "latency"), ("latency", "throughput")):
+            while symbol := self._hunts[mode].ask():
+                yield from self._meet(mode, symbol)
+                if symbol.startswith("racks(") and other == "latency":
+                    yield from self._meet(other, symbol)
+        self.stages["confirm"] = "done"
+
+    def _meet(self, mode: str, symbol: str) -> Iterator[Case]:
+        """In parts, one after another, where all pairs at once would share links and judge each other."""
+        whole = self._pair_case(symbol, mode)
+        count, rows = parts(whole, self._machine), []
+        for index in range(count):
+            yield msgspec.structs.replace(whole, groups=matchings.part(symbol, index, count))
+            rows += self._answer
+        if found := met(rows, self._machine):
+            self._hunts[mode].tell(found.seen)
+
+    def _full(self) -> Iterator[Case]:
+        """The collectives of training on everybody, and without the suspects where there are some."""
+        for case in self._full_cases():
+            if not self._measured(case):
+                yield case
+
+    def _stability(self) -> Iterator[Case]:
+        """The largest case again and again: what an average hides."""
+        cases = [case for case in self._full_cases() if case.op != "barrier"]
+        if not cases:
+            self.stages["stability"] = "there is no collective to repeat"
+            return
+        largest = max(cases, key=lambda case: (case.groups == cases[0].groups, case.nbytes))
+        for _ in range(self._spec.windows - self._measured(largest)):
+            yield largest
+
+    # -- cases
+
+    def _full_cases(self) -> list[Case]:
+        everybody = len(self._here) == len(self._machine.hosts)
+        suspects = {host for found in self._hunts["throughput"].located().found for host in found.hosts}
+        groups = ["world" if everybody else matchings.only(self._here)]
+        good = [host for host in self._here if host not in suspects]
+        if 1 < len(good) < len(self._here):
+            groups.append(matchings.only(good))
+        cases = grid.cases(self._spec.sweep, self._machine.host_of, roots=False)
+        return [msgspec.structs.replace(case, groups=symbol) for symbol in groups for case in cases]
+
+    def _pair_case(self, symbol: str, mode: str, op: str = "send_recv") -> Case:
+        spec = self._spec
+        backend = spec.sweep.backends[0]
+        rails = (("rails", ",".join(spec.rails)),) if spec.rails and backend == "gloo" else ()
+        return Case(
+            op=op,
+            backend=backend,
+            nbytes=spec.pair_bytes if mode == "throughput" else spec.latency_bytes,
+            groups=symbol,
+            mode="throughput" if mode == "throughput" else "latency",
+            in_place=op == "all_reduce" and backend in ("gloo", "nccl"),
+            settings=rails if op == "send_recv" else (),
+        )
+
+    def _measured(self, case: Case) -> int:
+        """In how many rounds a case has been measured."""
+        return self._count[case]
+
+    def _seen(self, mode: str) -> list[Seen]:
+        rows = [row for rows in self._done for row in rows if stage(row.case) in ("spread", "confirm")]
+        return [one.seen for one in meetings([row for row in rows if row.case.mode == mode], self._machine)]
