@@ -15,6 +15,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -207,11 +208,17 @@ def main() -> None:
         if not good:
             print(textwrap.indent(text[-1500:], "        | "), flush=True)
         told.append({"kind": kind, "topology": one.topology, "culprit": one.culprit, "code": code, "right": good,
-                     "seconds": round(seconds, 1), "word": verdict["word"], "named": named(verdict)})  # fmt: skip
+                     "seconds": round(seconds, 1), "word": verdict["word"], "named": named(verdict),
+                     "power": verdict.get("power")})  # fmt: skip
         if given.json:
             given.json.write_text(json.dumps(told, indent=1))
     for kind, each in counts.items():
         print(f"{kind:8} right in {sum(each)} of {len(each)}")
+    quiet = [one["power"] for one in told if one["kind"] == "healthy" and one["power"] and one["power"].get("noise")]
+    if quiet:
+        for name in ("noise", "congestion", "detectable"):
+            found = sorted(one.get(name) or 0.0 for one in quiet)
+            print(f"{name} of healthy labs: median {statistics.median(found):.1%}, {found[0]:.1%} to {found[-1]:.1%}")
     faulty = [good for kind, each in counts.items() if kind != "healthy" for good in each]
     print(f"faults: {sum(faulty)} of {len(faulty)} right, {passes} of them PASS; "
           f"healthy: {sum(counts['healthy'])} of {len(counts['healthy'])} PASS")  # fmt: skip

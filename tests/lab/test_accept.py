@@ -63,12 +63,6 @@ def test_a_slow_uplink_is_named_and_marked_in_the_report(tmp_path: Path) -> None
     assert "CB-SLOW-UPLINK" in page.read_text()
 
 
-def test_one_nic_of_two_is_named(tmp_path: Path) -> None:
-    code, verdict, printed = accept("rails", "rails", tmp_path / "run", "--fault", "slow h3-rail2 50%")
-    assert code == 1, printed
-    assert first(verdict) == ("CB-SLOW-RAIL", {"h3 rail 1"}), printed
-
-
 def test_a_lost_rank_costs_its_host_and_not_the_test(tmp_path: Path) -> None:
     """The launch ends, the next one goes on with the hosts that are left, and the others are cleared."""
     out = tmp_path / "run"

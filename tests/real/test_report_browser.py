@@ -218,7 +218,7 @@ def test_filtering(browser: Browser, page: Path) -> None:
 
 def test_values_under_the_pointer_are_those_of_the_table(browser: Browser, page: Path) -> None:
     browser.open(page)
-    for svg, mark in (("svg[data-values]:not(.heat)", "g[data-line] use"), ("svg.heat", "rect")):
+    for svg, mark in (("svg[data-values]:not(.heat)", "g[data-line] use"), ("svg.heat", "rect[data-k]")):
         place = browser.run(
             f"""(() => {{ const svg = document.querySelector("{svg}");
             svg.scrollIntoView({{behavior: "instant", block: "center"}});
