@@ -86,26 +86,6 @@ def test_star4_by_torchrun(spec: Callable[..., str], tmp_path: Path) -> None:
     assert not labs()
 
 
-def test_the_uplink_between_two_racks(spec: Callable[..., str], tmp_path: Path) -> None:
-    """Eight hosts in all pairs at once: those in a rack have their own links, those across share two uplinks."""
-    path = spec(sizes="1MiB", groups="pairs", stop="{max_time: 1s, max_samples: 12}")
-    found, table = swept(path, tmp_path / "run", 8, "two-racks")
-    racks = [found.machine.fabric.leaf(host.name) for host in found.machine.hosts if found.machine.fabric]
-    assert len(table) == 28  # every pair once
-    crossing: list[Row] = []
-    for row in table:
-        symbol, _, index = row.group.partition("[")
-        pair = expand(symbol, found.machine.host_of)[int(index.rstrip("]"))]
-        across = len({racks[rank] for rank in pair}) == 2
-        crossing += [row] if across else []
-        assert ("uplink" in (row.wire_link or "")) == across, row
-    inside = [row.median_us or 0 for row in table if row not in crossing]
-    outside = [row.median_us or 0 for row in crossing]
-    assert (len(inside), len(outside)) == (12, 16)
-    assert median(outside) > 1.8 * median(inside)
-    assert 0.5 < median(map(share, crossing)) < 1.05  # the pairs of a round share the uplink, not always fairly
-
-
 def test_a_host_that_slows_down_shows_from_then_on_and_where_it_is(spec: Callable[..., str], out: Path) -> None:
     path = spec(
         sizes="[" + ", ".join(f"{512 + k}KiB" for k in range(0, 480, 40)) + "]",
