@@ -31,6 +31,7 @@ from commbench.world.join import join
 from commbench.world.rollcall import Lost, RollCall
 from commbench.world.single import SingleWorld
 
+_NEWS = 2.0  # seconds in which the end of another rank becomes known
 _START_UP = 180.0  # seconds in which every rank has loaded its libraries and met the others
 
 
@@ -114,6 +115,7 @@ def _report(rollcall: RollCall, world: World, error: Exception, say: Say) -> Non
     """One rank's uncaught error ends the whole job: the others may be waiting for it for ever."""
     traceback.print_exc()
     if world.rank == 0:
+        time.sleep(_NEWS)  # what it met may be another rank's death, which the roll call then tells, and ends the job
         say(f"rank 0 raised {type(error).__name__}: {error}")
         rollcall.dismiss(LaunchError.exit_code)
     rollcall.report(f"{type(error).__name__}: {error}")
