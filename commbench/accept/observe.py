@@ -133,12 +133,10 @@ def parts(case: Case, machine: Machine) -> int:
 
 
 def _limits(case: Case, machine: Machine) -> Sequence[Limit | None]:
+    if machine.fabric is None:
+        return ()
     try:
-        return (
-            limits(machine.fabric, [host.name for host in machine.hosts], machine.host_of, case, case.nbytes)
-            if (machine.fabric)
-            else ()
-        )
+        return limits(machine.fabric, [host.name for host in machine.hosts], machine.host_of, case, case.nbytes)
     except SpecError:  # hosts that the fabric does not have
         return ()
 

@@ -5,13 +5,12 @@ The most telling tests come first, so that a budget that ends early has bought t
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from commbench import matchings
 from commbench.accept.hunt import Hunt
-from commbench.accept.locate import Located, Options, Seen
+from commbench.accept.locate import Options, Seen
 from commbench.accept.observe import fleet_of, meetings, met, parts, racks_of, rounds
 from commbench.accept.slow import LATENCY_SLOWDOWN
 from commbench.accept.stages import stage
@@ -20,13 +19,6 @@ from commbench.spec import grid
 from commbench.spec.accept import AcceptSpec
 
 _INSIDE = 2  # rounds of the ranks of each host: once is no proof
-
-
-class Left(NamedTuple):
-    """How the plan came to its end, and what became of each stage: `done`, or why it is not."""
-
-    ended: str
-    stages: dict[str, str]
 
 
 class AcceptPlan:
@@ -46,6 +38,7 @@ class AcceptPlan:
     ) -> None:
         self._spec, self._machine, self._here, self._over = spec, machine, tuple(here), over
         self._done = rounds(measured)
+        # In how many rounds each case was measured.
         self._count = Counter(rows[0].case for rows in self._done if rows[0].status != "hung")
         self.round = max((row.launch for row in measured), default=-1)
         self.stages: dict[str, str] = {}
@@ -89,9 +82,6 @@ class AcceptPlan:
             if name != "preflight"
         }
 
-    def located(self) -> Located:
-        return self._hunts["throughput"].located()
-
     # -- the stages
 
     def _stages(self) -> Iterator[Case]:
@@ -107,7 +97,7 @@ class AcceptPlan:
             self.stages["intra"] = "done: hosts have one rank, nothing to measure inside"
             return
         case = self._pair_case(matchings.each(self._here), "throughput", "all_reduce")
-        for _ in range(_INSIDE - self._measured(case)):
+        for _ in range(_INSIDE - self._count[case]):
             yield case
 
     def _pairs(self) -> Iterator[Case]:
@@ -135,7 +125,7 @@ class AcceptPlan:
     def _full(self) -> Iterator[Case]:
         """The collectives of training on everybody, and without the suspects where there are some."""
         for case in self._full_cases():
-            if not self._measured(case):
+            if not self._count[case]:
                 yield case
 
     def _stability(self) -> Iterator[Case]:
@@ -145,7 +135,7 @@ class AcceptPlan:
             self.stages["stability"] = "there is no collective to repeat"
             return
         largest = max(cases, key=lambda case: (case.groups == cases[0].groups, case.nbytes))
-        for _ in range(self._spec.windows - self._measured(largest)):
+        for _ in range(self._spec.windows - self._count[largest]):
             yield largest
 
     # -- cases
@@ -173,10 +163,6 @@ class AcceptPlan:
             in_place=op == "all_reduce" and backend in ("gloo", "nccl"),
             settings=rails if op == "send_recv" else (),
         )
-
-    def _measured(self, case: Case) -> int:
-        """In how many rounds a case has been measured."""
-        return self._count[case]
 
     def _seen(self, mode: str) -> list[Seen]:
         rows = [row for rows in self._done for row in rows if stage(row.case) in ("spread", "confirm")]

@@ -176,11 +176,9 @@ def _accept(given: Given, place: "Place | None") -> int:
 
 def _inside(given: Given, place: "Place | None") -> "Place | None":
     """The launch that this process is a rank of; None where commbench is to start the ranks."""
-    inside = place if place and not (given.ranks and place.size == 1) else None
-    if inside and given.ranks and given.ranks != inside.size:
-        raise SpecError(f"-n {given.ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
-    if inside and given.topology:
-        raise SpecError(f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n")
+    from commbench.cli.tune import launch_of
+
+    inside = launch_of(place, given.ranks, given.topology)
     if given.faults and not given.topology:
         raise SpecError(f"--fault '{given.faults[0]}' goes with --lab: faults are put into a lab, never into a cluster")
     if given.resume and given.out is None:

@@ -161,13 +161,19 @@ def _tune(given: Given, place: "Place | None") -> int:
             return buckets.of_own_job(given, place)
 
 
-def inside_of(given: Given, place: "Place | None") -> "Place | None":
+def launch_of(place: "Place | None", ranks: int | None, topology: str | None) -> "Place | None":
     """The launch that this process is a rank of; None where commbench is to start the ranks."""
-    inside = place if place and not (given.ranks and place.size == 1) else None
-    if inside and given.ranks and given.ranks != inside.size:
-        raise SpecError(f"-n {given.ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
-    if inside and given.topology:
+    inside = place if place and not (ranks and place.size == 1) else None
+    if inside and ranks and ranks != inside.size:
+        raise SpecError(f"-n {ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
+    if inside and topology:
         raise SpecError(f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n")
+    return inside
+
+
+def inside_of(given: Given, place: "Place | None") -> "Place | None":
+    """As `launch_of`; where commbench starts the ranks it must know how many."""
+    inside = launch_of(place, given.ranks, given.topology)
     if not inside and not given.ranks:
         name = given.spec or f"--recheck {given.recheck}"
         raise SpecError(f"how many ranks? commbench tune {name} -n 4, or mpirun -n 4 commbench tune {name}")

@@ -6,6 +6,7 @@ from typing import Literal
 import msgspec
 
 from commbench.errors import FolderError
+from commbench.records.formats import refuse_newer
 
 FORMAT = 1
 NAME = "accept.json"  # in the run folder
@@ -57,9 +58,7 @@ def read(folder: Path) -> Acceptance:
     path = folder / NAME
     try:
         data = path.read_bytes()
-        newer = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("format", msgspec.Raw(b"1"))
-        if msgspec.json.decode(newer, type=int) > FORMAT:
-            raise FolderError(f"{path}: a newer commbench wrote it; upgrade to read it")
+        refuse_newer(data, path, FORMAT)
         return msgspec.json.decode(data, type=Acceptance)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; this is no folder of commbench accept") from None

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from commbench.errors import FolderError
+from commbench.records.formats import refuse_newer
 
 FORMAT = 1
 NAME = "verdict.json"  # in the run folder
@@ -171,9 +172,7 @@ def read(folder: Path) -> Verdict:
     path = folder / NAME
     try:
         data = path.read_bytes()
-        newer = msgspec.json.decode(data, type=dict[str, msgspec.Raw]).get("format", msgspec.Raw(b"1"))
-        if msgspec.json.decode(newer, type=int) > FORMAT:
-            raise FolderError(f"{path}: a newer commbench wrote it; upgrade to read it")
+        refuse_newer(data, path, FORMAT)
         return msgspec.json.decode(data, type=Verdict)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; commbench verdict {folder} makes it") from None

@@ -14,7 +14,7 @@ from commbench.spec.criteria import Criterion, CriterionKind, criteria, file, sl
 from commbench.spec.document import ACCEPTANCE, Field, find, read, show
 from commbench.spec.sweep import Axes, Stop, SweepSpec, Warmup
 from commbench.spec.topology import names as names_of
-from commbench.spec.tune import Trial
+from commbench.spec.tune import TRIAL, Trial
 from commbench.units import parse_bytes
 
 __all__ = ["STAGES", "AcceptSpec", "Criterion", "CriterionKind", "Expect", "load"]
@@ -178,19 +178,13 @@ _FULL: dict[str, v.Reader] = {
     "sizes": v.sizes,
     "dtype": v.each(v.choice(DTYPES, "dtype")),
 }
-_TRIAL: dict[str, v.Reader] = {
-    "max_time": v.time,
-    "min_samples": v.whole(1, 10**6),
-    "max_samples": v.whole(1, 10**6),
-    "warmup": v.time,
-}
 _READERS: dict[str, v.Reader] = {
     "name": v.name,
     "backend": v.choice(("gloo", "nccl", "mpi"), "backend"),
     "expect": _expect,
     "pairs": _pairs,
     "full": _full,
-    "trial": v.section(Trial, _TRIAL),
+    "trial": v.section(Trial, TRIAL),
     "slowdown": slowdown,
     "alpha": _risk,
     "beta": _risk,

@@ -91,7 +91,7 @@ _AXES: dict[str, v.Reader] = {
     "groups": v.each(v.group),
     "mode": v.each(v.choice(("latency", "throughput"), "mode")),
 }
-_TRIAL: dict[str, v.Reader] = {
+TRIAL: dict[str, v.Reader] = {
     "max_time": v.time,
     "min_samples": v.whole(1, 10**6),
     "max_samples": v.whole(1, 10**6),
@@ -100,7 +100,7 @@ _TRIAL: dict[str, v.Reader] = {
 _REST: dict[str, v.Reader] = {
     "name": v.name,
     "backend": v.choice([name for name in BACKENDS if name != "simulated"], "backend"),
-    "trial": v.section(Trial, _TRIAL),
+    "trial": v.section(Trial, TRIAL),
     "budget": v.time,
     "regret": v.share,
     "confidence": v.share,

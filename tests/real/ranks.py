@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,3 +98,27 @@ def rows(folder: Path) -> int:
 
 def load(folder: Path) -> tuple[Run, list[Measurement]]:
     return store.load(folder)
+
+
+@contextmanager
+def small_disc(folder: Path, size: str) -> Iterator[Path]:
+    """A small file system of its own, gone afterwards; needs root."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small file system")
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disc: Path) -> Path:
+    """Takes all the room that is left."""
+    path = disc / "filler"
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            return path

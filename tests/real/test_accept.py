@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
-from ranks import COMMBENCH, MPIRUN, TORCHRUN, Ended, load, ranks_of, rows, run, start, wait_for
+from ranks import COMMBENCH, MPIRUN, TORCHRUN, Ended, fill, load, ranks_of, rows, run, small_disc, start, wait_for
 
 from commbench.cli import group
 from commbench.cli.accept import command
@@ -331,32 +330,15 @@ def test_asked_to_stop_it_says_what_it_does_not_know(small: str, out: Path) -> N
 
 @pytest.fixture
 def disc(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
-    folder = tmp_path / "disc"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=True)
-    try:
+    with small_disc(tmp_path / "disc", "256k") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def _fill(disc: Path) -> Path:
-    path = disc / "filler"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return path
 
 
 def test_a_full_disc_is_no_pass_and_is_gone_on_with(small: str, disc: Path) -> None:
     out = disc / "run"
     process = start(accept(small, out))
     wait_for(lambda: rows(out) >= 3)
-    filler = _fill(disc)
+    filler = fill(disc)
     printed, err = process.communicate(timeout=60)
     assert process.returncode not in (0, 1), printed + err
     assert "No space left on device" in err

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ranks import COMMBENCH, load, ranks_of, rows, run, start, wait_for
+from ranks import COMMBENCH, fill, load, ranks_of, rows, run, small_disc, start, wait_for
 
 from commbench.jobs import plan
 from commbench.jobs.tune import digest
@@ -145,27 +144,8 @@ def test_an_interrupted_search_says_one_sentence_and_goes_on(own: Path, out: Pat
 
 @pytest.fixture
 def disc(tmp_path: Path) -> Iterator[Path]:
-    """A small file system."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small file system")
-    folder = tmp_path / "disc"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], check=True)
-    try:
+    with small_disc(tmp_path / "disc", "512k") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
-def fill(disc: Path) -> Path:
-    """Takes all the room that is left."""
-    path = disc / "filler"
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(bytes(4096)):
-                pass
-        except OSError:
-            return path
 
 
 @pytest.mark.parametrize("kind", ["settings", "own job"])
