@@ -20,11 +20,13 @@ import numpy as np
 from commbench import matchings
 from commbench.accept.hunt import Hunt
 from commbench.accept.locate import Fleet, Located, Options, Seen
+from commbench.accept.plan import AGAIN
 from commbench.matchings import Meeting
 
 KINDS = ("independent", "time", "leaf", "heavy", "meeting")
 _LEAF = 16
 _LASTS = 3
+_FULL = 20
 
 
 class Noise(NamedTuple):
@@ -105,11 +107,22 @@ class Fabric:
         return rates * self.jitter(rates.shape)
 
     def hunt(self, options: Options) -> tuple[Located, int]:
-        """(what commbench finds, rounds that it took)."""
+        """(what commbench finds, rounds that it took). Between confirmation and the last look at those accused comes
+        the full scale, which takes as long as `_FULL` rounds."""
         hunt, rounds = Hunt(self.fleet, options), 0
-        while (symbol := hunt.ask()) is not None:
+
+        def meet(symbol: str) -> int:
             meeting = matchings.parse(symbol)
             assert meeting is not None
             hunt.tell(self.meet(meeting))
-            rounds += 1
+            return 1
+
+        while symbol := hunt.ask():
+            rounds += meet(symbol)
+        for _ in range(_FULL):
+            self.congestion()
+        since = hunt.met
+        for _ in range(AGAIN):
+            if symbol := hunt.again(since):
+                rounds += meet(symbol)
         return hunt.located(), rounds

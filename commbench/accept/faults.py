@@ -8,7 +8,7 @@ from commbench.accept.evidence import Evidence, Hosts, Test, blame, cited
 from commbench.records.acceptance import Acceptance
 from commbench.records.verdict import Component, Fault, Reason
 
-_LOST: dict[str, Fault] = {"hung": "hang", "crashed": "crash"}  # status of a row -> the class of its fault
+_LOST: dict[str, Fault] = {"hung": "hang"}  # status of a row -> the class of its fault; what died has no row
 _CODE: dict[Fault, str] = {"hang": "CB-HANG", "crash": "CB-CRASH"}
 _NAMED = 8  # more components that explain the evidence as well are not listed: it says nothing any more
 

@@ -57,9 +57,25 @@ class Hunt:
             symbol = symbol or self._confirm(left, many)
         return symbol
 
+    def again(self, since: int) -> str | None:
+        """A meeting of all that is accused and was not slow in any meeting from number `since` on; None: nothing is.
+
+        For the end, when everything else is done: congestion that stayed for a while is gone then, a fault is not.
+        """
+        now = self.state()
+        doubted = [one for one in now.standing.found if all(meeting < since for meeting, _ in one.seen)]
+        if not doubted or now.standing.blind or len(self._hosts) < 3:
+            return None
+        return self._suspects(Doubts(self._fleet, now, Counter(), doubted), self.met, False)
+
     def tell(self, seen: Seen) -> None:
         self._seen.append(seen)
         self._state = None
+
+    @property
+    def met(self) -> int:
+        """How many meetings there have been."""
+        return len(self._seen)
 
     def located(self) -> Located:
         return told(self._fleet, self._seen, self._options, self.state())
@@ -108,15 +124,18 @@ class Hunt:
         many = done.total()
         if many >= self._options.most_confirm or self.state().standing.blind:
             return None
-        draw = random.Random(f"{self._options.seed}/{meetings}")
         confirmed = Counter(host for (pairs, _), times in done.items() for p in pairs for host in p * times)
-        doubts = Doubts(self._fleet, self.state(), confirmed)
-        if doubts.uplinks and (many % 2 == 0 or (not doubts.hosts and not doubts.paths)):
+        return self._suspects(Doubts(self._fleet, self.state(), confirmed), meetings, many % 2 == 1)
+
+    def _suspects(self, doubts: "Doubts", meetings: int, odd: bool) -> str | None:
+        """Who is in question, of uplinks in turn with all others, and of one rail in turn with all rails."""
+        draw = random.Random(f"{self._options.seed}/{meetings}")
+        if doubts.uplinks and (not odd or (not doubts.hosts and not doubts.paths)):
             return self._spread.symbol("across", self._base * _MOST_SPREAD + meetings)
         pairs = doubts.pairs(draw)
         if not pairs:
             return None
-        rail = doubts.rail(draw) if self._fleet.rails > 1 and many % 2 else None
+        rail = doubts.rail(draw) if self._fleet.rails > 1 and odd else None
         # in descending order, as no round of everybody is: what was seen tells for itself what it was for
         return matchings.meet(sorted(pairs, reverse=True), rail)
 
@@ -124,19 +143,23 @@ class Hunt:
 class Doubts:
     """What is still in question, and who should meet whom to settle it.
 
-    hosts   suspects, those with the fewest tests first; nics: (host, rail); paths: pairs; uplinks: racks
+    hosts     suspects, those with the fewest tests first; nics: (host, rail); paths: pairs; uplinks: racks
+    accused   these, and not what is in question
     """
 
-    def __init__(self, fleet: Fleet, now: State, confirmed: "Counter[int]") -> None:
+    def __init__(
+        self, fleet: Fleet, now: State, confirmed: "Counter[int]", accused: Sequence[Found] | None = None
+    ) -> None:
         self._fleet, self._now = fleet, now
         self._rack = fleet.rack_of
         self._again = confirmed
         standing = now.standing
-        asked = [Key(*one[:4]) for one in standing.found if self._unsure(one)] + list(standing.open)
-        asked += [tie for one in standing.found if _breakable(one) for tie in one.ties]
+        asked = [Key(*one[:4]) for one in accused or standing.found if accused or self._unsure(one)]
+        if not accused:
+            asked += [*standing.open, *(tie for one in standing.found if _breakable(one) for tie in one.ties)]
         named = {host for one in standing.found if one.kind in ("host", "nic") for host in one.hosts}
         unclear = {int(host) for host in np.flatnonzero(now.here & ~standing.cleared)} - named
-        hosts = unclear | {key.hosts[0] for key in asked if key.kind in ("host", "nic")}
+        hosts = {key.hosts[0] for key in asked if key.kind in ("host", "nic")} | (set() if accused else unclear)
         tests = standing.hosts.tests
         self.hosts = sorted(hosts, key=lambda host: (int(tests[host]), host))
         self.nics = [(key.hosts[0], key.rail) for key in asked if key.kind == "nic" and key.rail is not None]
@@ -147,7 +170,9 @@ class Doubts:
             named | {key.hosts[0] for key in standing.open if key.kind == "host"} if now.here.sum() > _SMALL else named
         )
         self.paths = [pair for pair in self.paths if not waiting & set(pair)]
-        self.uplinks = [key.rack for key in asked if key.kind == "uplink" and not _structural(key, standing.found)]
+        self.uplinks = [
+            key.rack for key in asked if key.kind == "uplink" and (accused or not _structural(key, standing.found))
+        ]
         self._named = named | hosts
         self._racks = np.asarray(fleet.rack_of, dtype=np.int64)
         self._blurred = np.zeros(self._racks.max(initial=0) + 1, dtype=np.bool_)  # racks with an uplink in question

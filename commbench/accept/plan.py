@@ -1,4 +1,5 @@
-"""What an acceptance test asks next: hosts inside, pairs, confirmation, the full scale, and whether it stays so.
+"""What an acceptance test asks next: hosts inside, pairs, confirmation, the full scale, whether it stays so, and at the
+end those that are accused once more.
 
 The most telling tests come first, so that a budget that ends early has bought the most.
 """
@@ -18,6 +19,7 @@ from commbench.records import Case, Machine, Measurement
 from commbench.spec import grid
 from commbench.spec.accept import AcceptSpec
 
+AGAIN = 4  # rounds of those accused at the end, at most
 _INSIDE = 2  # rounds of the ranks of each host: once is no proof
 
 
@@ -89,7 +91,10 @@ class AcceptPlan:
         for name, script in table.items():
             if name in self._spec.stages:
                 yield from script()
-                self.stages[name] = self.stages.get(name, "done")
+                self.stages.setdefault(name, "done")
+        if "spread" in self._spec.stages:
+            yield from self._again()
+            self.stages.setdefault("confirm", "done")
 
     def _intra(self) -> Iterator[Case]:
         """The ranks of each host among themselves, all hosts at once."""
@@ -110,7 +115,23 @@ class AcceptPlan:
                 yield from self._meet(mode, symbol)
                 if symbol.startswith("racks(") and other == "latency":
                     yield from self._meet(other, symbol)
-        self.stages["confirm"] = "done"
+        if not any(hunt.state().standing.found for hunt in self._hunts.values()):
+            self.stages["confirm"] = "done"  # else those accused are looked at once more at the end
+
+    def _again(self) -> Iterator[Case]:
+        """Who is accused meets others once more, now that time has passed; a few times where it is not slow then."""
+        for mode, hunt in self._hunts.items():
+            late = len(self._seen(mode, self._after_full()))
+            since = len(self._seen(mode)) - late if late else hunt.met
+            for _ in range(AGAIN - late):
+                if symbol := hunt.again(since):
+                    yield from self._meet(mode, symbol)
+
+    def _after_full(self) -> int:
+        """The rounds of the journal from which on the full scale was done, as far as it was."""
+        return max(
+            (k + 1 for k, rows in enumerate(self._done) if stage(rows[0].case) == "full"), default=len(self._done)
+        )
 
     def _meet(self, mode: str, symbol: str) -> Iterator[Case]:
         """In parts, one after another, where all pairs at once would share links and judge each other."""
@@ -164,6 +185,7 @@ class AcceptPlan:
             settings=rails if op == "send_recv" else (),
         )
 
-    def _seen(self, mode: str) -> list[Seen]:
-        rows = [row for rows in self._done for row in rows if stage(row.case) in ("spread", "confirm")]
+    def _seen(self, mode: str, first: int = 0) -> list[Seen]:
+        """Meetings of the journal, from round `first` of it on."""
+        rows = [row for rows in self._done[first:] for row in rows if stage(row.case) in ("spread", "confirm")]
         return [one.seen for one in meetings([row for row in rows if row.case.mode == mode], self._machine)]

@@ -9,7 +9,7 @@ import numpy as np
 from commbench.accept.advice import reason
 from commbench.accept.evidence import CITED, Evidence, Test, cited
 from commbench.accept.locate import Fleet, Found, Key, Located, Options, locate
-from commbench.accept.observe import fleet_of, meetings, racks_of
+from commbench.accept.observe import Met, fleet_of, meetings, racks_of
 from commbench.records.case import Mode
 from commbench.records.verdict import Component, Reason
 from commbench.spec.accept import AcceptSpec
@@ -38,12 +38,16 @@ class Slow(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The pairs of one mode: their tests, what the locating half says, and the test at each of its places."""
+    """The pairs of one mode: their tests, what the locating half says, and the test at each of its places.
+
+    passed   what was slow for certain before the full scale, and is not by all tests
+    """
 
     mode: Mode
     tests: tuple[Test, ...]
     located: Located
     at: dict[tuple[int, int], Test]
+    passed: tuple[Found, ...] = ()
 
 
 def pairs(evidence: Evidence, spec: AcceptSpec, gone: Iterable[int] = ()) -> Slow:
@@ -65,6 +69,10 @@ def pairs(evidence: Evidence, spec: AcceptSpec, gone: Iterable[int] = ()) -> Slo
                 continue  # what slows bytes delays them too: one fault, one finding
             tests = [part.at[key] for key in found.seen if key in part.at]
             reasons.append(_slow(evidence, tuple(racks), found, part.mode, tests))
+            accused.append(set(found.hosts))
+        for found in part.passed:
+            tests = [part.at[key] for key in found.seen if key in part.at]
+            reasons.append(_passed(evidence, tuple(racks), found, part.mode, tests))
             accused.append(set(found.hosts))
         named = {host for hosts in accused for host in hosts}
         undecided = [host for host in part.located.undecided if host not in named | missing]
@@ -91,7 +99,23 @@ def _part(evidence: Evidence, mode: Mode, fleet: Fleet, options: Options, gone: 
     if len(here) < _COMPARED:
         # Of two hosts each is the other's only measure, also of what share of the wire is usual here.
         located = located._replace(cleared=(), detectable=None)
-    return _Part(mode, tests, located, at)
+    return _Part(mode, tests, located, at, _gone(evidence, fleet, met, options, here, located))
+
+
+def _gone(
+    evidence: Evidence, fleet: Fleet, met: Sequence[Met], options: Options, here: Sequence[int], located: Located
+) -> tuple[Found, ...]:
+    """What the tests before the full scale accused, where those after it took that back."""
+    full = min((test.row.launch for test in evidence.of("full")), default=0)
+    before = [one.seen for one in met if max(row.launch for row in one.rows if row) < full]
+    if not before or len(before) == len(met):
+        return ()
+    still = {key for found in located.found for key in (Key(*found[:4]), *found.ties)}
+    return tuple(
+        found
+        for found in locate(fleet, before, options, here).found
+        if not still & {Key(*found[:4]), *found.ties}
+    )
 
 
 _WORD: dict[Mode, str] = {"throughput": "bandwidth", "latency": "latency"}
@@ -143,6 +167,24 @@ def _slow(evidence: Evidence, racks: Sequence[str], found: Found, mode: Mode, te
         measured=measured,
         expected=expected,
         unit=unit if measured is not None else "",
+        criterion="no component is slower than the fleet",
+        source="fleet of this run",
+        odds=found.odds,
+        evidence=cited(tests),
+    )
+
+
+def _passed(evidence: Evidence, racks: Sequence[str], found: Found, mode: Mode, tests: Sequence[Test]) -> Reason:
+    what = component(evidence, racks, found)
+    return reason(
+        "CB-UNDECIDED",
+        what,
+        "unstable",
+        "confirm",
+        f"{what} was slow for a while ({found.slowdown:.0%} of its {_WORD[mode]} lost in {len(tests)} "
+        f"test{'s' * (len(tests) != 1)}) and was not when it was tested again at the end: congestion that stayed, or a "
+        "fault that comes and goes",
+        ties=tuple(component(evidence, racks, tie) for tie in found.ties),
         criterion="no component is slower than the fleet",
         source="fleet of this run",
         odds=found.odds,

@@ -93,6 +93,9 @@ def main() -> NoReturn:
     except click.Abort:
         click.echo("commbench: interrupted; what was on disc before is kept, and --resume goes on", err=True)
         sys.exit(CommbenchError.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         click.echo(f"commbench: {allowlist.text(error.format_message())}", err=True)
         sys.exit(2)

@@ -99,8 +99,9 @@ def made(
     seed: int = 0,
     windows: int = 4,
     racks: int = 1,
+    late: Sequence[str] = (),
 ) -> Made:
-    """A run of `hosts` hosts in equal racks in which all went as `seconds` says."""
+    """A run of `hosts` hosts in equal racks in which all went as `seconds` says. late: meetings after all else."""
     spec = spec_of(hosts, ranks, windows)
     size = hosts // racks
     where = [tuple(range(k * size, (k + 1) * size)) for k in range(racks)] if racks > 1 else [tuple(range(hosts))]
@@ -137,10 +138,10 @@ def made(
         for op in ("all_reduce", "all_gather")
         for nbytes in SIZES
     ]
-    for case in full:
+    for case in [*full, *[full[1]] * (windows - 1)]:
         measure(case)
-    for _ in range(windows - 1):
-        measure(full[1])
+    for symbol in late:
+        pairs(symbol)
     stages = {name: "done" for name in spec.stages if name != "preflight"}
     run = Run(
         format=store.FORMAT,

@@ -209,6 +209,28 @@ def test_a_slow_host_is_named_with_figures_and_rows(left: float) -> None:
     assert len(verdict.cleared) == 7
 
 
+LATE = ("meet(2-5,3-4)", "meet(2-7,0-1)", "meet(2-6,0-4)")
+
+
+def test_a_host_that_was_slow_for_a_while_is_neither_accused_nor_forgotten() -> None:
+    def passing(case: Case, hosts: tuple[int, ...], round_: int) -> float:
+        return 1.4 if 2 in hosts and case.mode == "throughput" and round_ < 15 else 1.0
+
+    verdict = made(seconds=passing, late=LATE).verdict
+    (reason,) = [one for one in verdict.reasons if one.component.id == "h3"]
+    assert (verdict.word, reason.code, reason.fault, reason.decides) == (
+        "INCONCLUSIVE", "CB-UNDECIDED", "unstable", "INCONCLUSIVE",
+    )  # fmt: skip
+    assert "was slow for a while (2" in reason.sentence
+    assert "tested again at the end" in reason.sentence
+    assert reason.evidence
+    assert "h3" not in verdict.cleared
+
+    still = made(seconds=slow_host(2, 0.7), late=LATE).verdict
+    assert [(one.code, one.component.id) for one in still.reasons][:1] == [("CB-SLOW-HOST", "h3")]
+    assert "for a while" not in sentences(still)
+
+
 def test_a_host_that_only_answers_late_is_slow_in_latency_alone() -> None:
     def late(case: Case, hosts: tuple[int, ...], round_: int) -> float:
         return 4.0 if 5 in hosts and case.mode == "latency" else 1.0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from commbench import matchings
 from commbench.accept.hunt import Hunt
 from commbench.accept.locate import Fleet, Key, Located, Options, Seen, locate
+from commbench.accept.plan import AGAIN
 from commbench.matchings import Meeting
 
 WIRE = 0.95  # share of the wire that healthy pairs reach
@@ -277,6 +278,32 @@ def test_a_hunt_goes_on_where_it_was_interrupted() -> None:
             hunt.tell(later)
         assert hunt.ask() is None
         assert hunt.located() == whole
+
+
+def test_what_was_slow_for_a_while_is_not_accused_when_it_is_looked_at_again() -> None:
+    fabric = Fabric((32,), {("host", 7): 0.7, ("host", 20): 0.7}, 3)
+    hunt = Hunt(fabric.fleet)
+    while symbol := hunt.ask():
+        hunt.tell(fabric.meet(parsed(symbol)))
+    assert set(keys(hunt.located())) == {Key("host", (7,)), Key("host", (20,))}
+    fabric.rates = {("host", 20): 0.7}
+    since = hunt.met
+    met = []
+    while symbol := hunt.again(since):
+        met.append({host for pair in parsed(symbol).pairs for host in pair})
+        hunt.tell(fabric.meet(parsed(symbol)))
+    assert len(met) <= AGAIN
+    assert {7, 20} <= met[0]
+    assert all(20 not in hosts for hosts in met[1:])  # once slow then is enough
+    assert keys(hunt.located()) == [Key("host", (20,))]
+
+
+def test_of_nobody_accused_nobody_is_looked_at_again() -> None:
+    fabric = Fabric((8,), {})
+    hunt = Hunt(fabric.fleet)
+    while symbol := hunt.ask():
+        hunt.tell(fabric.meet(parsed(symbol)))
+    assert hunt.again(hunt.met) is None
 
 
 def test_the_seed_draws_the_rounds() -> None:

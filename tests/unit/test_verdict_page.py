@@ -605,15 +605,14 @@ def test_a_large_network_is_cut_to_what_is_marked() -> None:
 # ---- rows and commands -------------------------------------------------------------------------------------
 
 
-def test_crashed_rows_are_told(made: dict[str, Examined]) -> None:
+def test_hung_rows_are_told(made: dict[str, Examined]) -> None:
     one = made["passed"]
-    first = msgspec.structs.replace(one.rows[0], status="crashed", why="rank 3 died", median_us=None, samples=0)
-    crashed = one._replace(rows=[first, *one.rows[1:]])
-    table = row_table([crashed])
-    assert table.lines[0][0] == "crashed"
-    said = [said.text for part in summary([crashed]) for said in part]
-    assert "1 row crashed: rank 3 died." in said
-    assert any(", 1 crashed" in text for text in said) or any("1 crashed" in text for text in said)
+    first = msgspec.structs.replace(one.rows[0], status="hung", why="rank 3 stood still", median_us=None, samples=0)
+    hung = one._replace(rows=[first, *one.rows[1:]])
+    assert row_table([hung]).lines[0][0] == "hung"
+    said = [said.text for part in summary([hung]) for said in part]
+    assert "1 row hung: rank 3 stood still." in said
+    assert any("1 hung" in text for text in said)
 
 
 def folder(path: Path, one: Examined, rows: Sequence[Measurement]) -> Path:

@@ -12,7 +12,7 @@ from commbench.stats.rows import Row
 
 MOST_ROWS = 2500
 _KIND = {"samples": "-", "p50": "median"}
-_FIRST = ("failed", "crashed", "hung", "ok", "skipped")
+_FIRST = ("failed", "hung", "ok", "skipped")
 
 
 class Column(NamedTuple):

@@ -119,7 +119,7 @@ def _launches(rows: Sequence[Row]) -> str:
 
 def _statuses(rows: Sequence[Row]) -> str:
     count = Counter[str](row.status for row in rows)
-    each = [f"{count[status]:,} {status}" for status in ("ok", "failed", "crashed", "hung", "skipped") if count[status]]
+    each = [f"{count[status]:,} {status}" for status in ("ok", "failed", "hung", "skipped") if count[status]]
     return f"{counted(len(rows), 'row')}, {listed(each) or 'none'}"
 
 
@@ -140,7 +140,7 @@ def _broken(runs: Sequence[Examined]) -> Iterator[Said]:
     reasons: Counter[tuple[str, str]] = Counter()
     for one in runs:
         reasons.update((row.status, row.why or "no reason was recorded") for row in one.rows if row.status != "ok")
-    order = {"failed": 0, "crashed": 1, "hung": 2, "skipped": 3}
+    order = {"failed": 0, "hung": 1, "skipped": 2}
     ordered = sorted(reasons.items(), key=lambda pair: (order[pair[0][0]], -pair[1]))
     for (status, why), count in ordered[:_MOST]:
         yield Said(f"{counted(count, 'row')} {status}: {ended(why)}", "rows", "" if status == "skipped" else "error")
