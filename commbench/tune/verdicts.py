@@ -12,7 +12,8 @@ from commbench.tune.candidates import Settings
 from commbench.tune.evidence import Interval, Point, Trials, intervals
 
 LOOKS = (4, 8, 16)  # trials after which a candidate may be accepted; more looks would need wider intervals
-_DROP = 0.8  # confidence of the interval on which a candidate leaves: one in ten that leave was better by the regret
+_DROP = 0.6  # confidence of the interval on which a candidate leaves: one in five that leave was better by the regret
+_OPEN = 0.8  # confidence of the interval on which one that looked better is not called uncertain any more
 _FEW = 4  # up to so many trials a single slow one can make a mean: all of them must agree
 
 
@@ -66,7 +67,7 @@ def leader(trials: Trials, point: Point, among: Iterable[Settings]) -> Settings:
 
 
 def hopeless(
-    trials: Trials, live: Mapping[Point, Sequence[Settings]], options: Options = USUAL
+    trials: Trials, live: Mapping[Point, Sequence[Settings]], options: Options = USUAL, confidence: float = _DROP
 ) -> dict[Point, set[Settings]]:
     """Of those still in the race the ones that, by their interval, are not faster than the best or than the default by
     more than the regret. One that leaves wrongly costs time, but no setting is accepted by it."""
@@ -79,7 +80,7 @@ def hopeless(
             names += [(point, s) for s in rivals]
     out: dict[Point, set[Settings]] = {point: set() for point in live}
     for (point, s), row, interval in zip(
-        names, rows, intervals(rows, [point for point, _ in names], _DROP, 1), strict=True
+        names, rows, intervals(rows, [point for point, _ in names], confidence, 1), strict=True
     ):
         agreed = len(row) > _FEW or (len(row) > 0 and row.min() > -options.margin)
         if interval.low > -options.margin and agreed:  # NaN is no evidence
@@ -144,7 +145,7 @@ def _uncertain(
     trials: Trials, point: Point, judged: Mapping[Settings, Judged], best: Settings, options: Options
 ) -> str:
     """Whether a candidate looks better than the choice by more than the regret, and is not shown to be no better."""
-    over = hopeless(trials, {point: list(judged)}, options)[point]
+    over = hopeless(trials, {point: list(judged)}, options, _OPEN)[point]
     each = {s: trials.against(point, s, best) for s in judged if s != best and s not in over}
     rivals = {s: row for s, row in each.items() if len(row) and row.mean() < -options.margin}
     if not rivals:

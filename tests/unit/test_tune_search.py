@@ -101,9 +101,12 @@ def test_identical_candidates_give_no_recommendation() -> None:
 def test_a_close_rival_is_not_dropped_early_nor_a_tie_turned_into_a_rule() -> None:
     _, rows, _ = run(Net({"a": 0.99}, seed=1), sizes=SIZES[:1])
     assert find(rows, RACE) == ()
-    search, rows, _ = run(Net({"a": 0.96}, seed=1, noise=0.08), sizes=SIZES[:1])
-    assert find(rows, RACE) == ()
-    assert any("may be better than the default" in line for line in search.report().lines())
+    said = 0  # a gain of half the noise: seldom proved, and mostly said to be open
+    for seed in range(16):
+        search, rows, _ = run(Net({"a": 0.96}, seed=seed, noise=0.08), sizes=SIZES[:1])
+        open_ = any("may be better than the default" in line for line in search.report().lines())
+        said += open_ or bool(find(rows, RACE))
+    assert said >= 8
 
 
 def test_what_only_chance_made_slow_once_stays_in_the_race() -> None:
