@@ -16,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from real_data import real
 
 from commbench import emit
 from commbench.cli.emit import command
@@ -34,7 +35,6 @@ from commbench.records.recommendation import (
     read,
     versions_of,
 )
-from tests.real_data import real
 
 HERE = Path("/somewhere")
 RING = (("coll_tuned_allreduce_algorithm", "4"),)

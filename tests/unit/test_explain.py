@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from real_data import real
 
 from commbench import store
 from commbench.errors import CommbenchError, ReadError
@@ -20,7 +21,6 @@ from commbench.model.messages import Job, Message, Use, ddp_buckets, of_workload
 from commbench.records import Case, Machine, Measurement, Run
 from commbench.records.workload import Call, Group, Rank, Step, Workload
 from commbench.tune.explain import explain
-from tests.real_data import real
 
 EXAMPLES = int(os.environ.get("COMMBENCH_EXAMPLES", "30"))
 HERE = {"launcher": "", "hosts": [], "host_of": [], "facts": {}, "environment": {}}
