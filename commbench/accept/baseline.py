@@ -17,7 +17,7 @@ import numpy as np
 from commbench.accept.advice import significant
 from commbench.accept.evidence import Evidence, Test
 from commbench.errors import FolderError
-from commbench.records import Run
+from commbench.records import Machine, Run
 from commbench.records.case import Case, Mode
 from commbench.records.recommendation import Difference, differences, facts_of, versions_of
 from commbench.records.verdict import Word
@@ -180,9 +180,9 @@ def make(run: Run, evidence: Evidence, word: Word, journal_sha256: str, forced: 
     )
 
 
-def elsewhere(base: Baseline, run: Run) -> tuple[Difference, ...]:
-    """Facts by which the run's machine is another one than the baseline's."""
-    return (*differences(base.machine, facts_of(run.machine)), *differences(base.versions, versions_of(run.machine)))
+def elsewhere(base: Baseline, machine: Machine) -> tuple[Difference, ...]:
+    """Facts by which a machine is another one than the baseline's."""
+    return (*differences(base.machine, facts_of(machine)), *differences(base.versions, versions_of(machine)))
 
 
 def compare(base: Sequence[Series], new: Sequence[Series], slowdown: float, confidence: float = 0.99) -> Comparison:

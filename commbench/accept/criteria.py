@@ -250,7 +250,7 @@ def _baseline(context: Context, one: Criterion) -> Ruling:
     base = context.baselines.get(one.path, f"{one.path or 'no path'}: not read")
     if isinstance(base, str):
         return _cannot(one, base, "CB-BASELINE")
-    if other := baselines.elsewhere(base, context.run):
+    if other := baselines.elsewhere(base, context.run.machine):
         return _cannot(one, f"it is of another machine: {'; '.join(map(str, other))}", "CB-BASELINE")
     slowdown = one.slowdown or context.spec.slowdown
     found = baselines.compare(base.series, baselines.series(context.evidence), slowdown / (1 - slowdown))

@@ -112,9 +112,7 @@ def _gone(
         return ()
     still = {key for found in located.found for key in (Key(*found[:4]), *found.ties)}
     return tuple(
-        found
-        for found in locate(fleet, before, options, here).found
-        if not still & {Key(*found[:4]), *found.ties}
+        found for found in locate(fleet, before, options, here).found if not still & {Key(*found[:4]), *found.ties}
     )
 
 

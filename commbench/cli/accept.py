@@ -139,7 +139,7 @@ def _explain(folder: Path, host: str) -> int:
 
 def _accept(given: Given, place: "Place | None") -> int:
     """One rank's part, or the whole test. The exit code."""
-    from commbench.jobs import accept, inside, supervise
+    from commbench.jobs import accept, inside, supervise, verdict
     from commbench.jobs.request import Request, Watcher
     from commbench.spec import topology
     from commbench.spec.accept import load
@@ -147,8 +147,10 @@ def _accept(given: Given, place: "Place | None") -> int:
     at = _inside(given, place)
     stop = supervise.Stop()
     spec = load(given.spec, given.overrides)
-    if spec.fabric and (at is None or at.rank == 0):
-        topology.load(spec.fabric)  # a mistake in it is found before anything is measured
+    if at is None or at.rank == 0:  # mistakes in what the spec names are found before anything is measured
+        if spec.fabric:
+            topology.load(spec.fabric)
+        verdict.named(spec)
     now = datetime.now(timezone.utc)
     request = Request(
         spec=spec.sweep,

@@ -47,10 +47,11 @@ def conduct(asked: Asked) -> Conduct:
             known = msgspec.structs.replace(bench.machine, fabric=topology.load(spec.fabric).fabric)
             bench = bench._replace(machine=known)
         _refuse(spec, bench)
+        kept = verdict.named(spec, bench.machine)
         journal = _journal(bench)
         machine = journal.run.machine
         (folder / records.NAME).unlink(missing_ok=True)  # of before this launch
-        verdict.keep(folder, spec, journal.run)
+        verdict.keep(folder, spec, kept)
         happened = _begun(folder, spec, machine, bench.machine)
         here = sorted(set(bench.machine.host_of) - {machine.hosts.index(h) for h in machine.hosts
                                                    if h.name in happened.excluded})  # fmt: skip

@@ -54,7 +54,7 @@ def compare(where: Path, folder: Path, slowdown: float, confidence: float, force
     """The run in a folder against a baseline. SpecError: of another machine (`force`: compared all the same)."""
     base = records.read(path_of(where))
     run, rows = store.load(folder)
-    differs = records.elsewhere(base, run)
+    differs = records.elsewhere(base, run.machine)
     if differs and not force:
         facts = "; ".join(f"{one.fact}: {one.then} in the baseline, {one.now} in the run" for one in differs)
         raise SpecError(f"{path_of(where)} is of another machine: {facts} (--force compares all the same)")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commbench import store
-from commbench.errors import CommbenchError, FolderError, SpecError
+from commbench.errors import CommbenchError, FolderError
 from commbench.jobs.request import Request, Watcher, exit_code, same_spec
 from commbench.lab import launch as lab
 from commbench.measure import launch
@@ -41,7 +41,7 @@ def start(
             began = (request.out / "run.json").exists()
             kept = f"rows measured before are kept in {request.out}" if began else "nothing was measured"
             raise ended.failure(f"launch {index}", command, kept)
-        if ended.code == SpecError.exit_code:
+        if ended.refused:
             raise CommbenchError(f"the ranks refused to run: {ended.tail[-1] if ended.tail else 'no message'}")
     run, rows = store.load(request.out)
     return exit_code(rows, len(grid.cases(spec, run.machine.host_of)))

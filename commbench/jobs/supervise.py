@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from commbench import allowlist, store
-from commbench.errors import FolderError, LaunchError
+from commbench.errors import LaunchError
 from commbench.jobs import verdict
 from commbench.jobs.accept import Asked, keep, read
 from commbench.jobs.inside import begin
@@ -60,7 +60,7 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
             return ""
         if not (folder / "run.json").exists():
             raise ended.failure("the test", command, "nothing was measured")
-        if ended.code == FolderError.exit_code and happened.launches == before.launches:
+        if ended.refused and happened.launches == before.launches:
             raise ended.failure("the test", command, f"what was measured before is kept in {folder}")
         if asked.stop():
             keep(folder, msgspec.structs.replace(happened, ended="signal"))
@@ -90,7 +90,7 @@ def unlaunched(asked: Asked, sentence: str) -> None:
     if not (request.out / "run.json").exists():
         nobody = Machine(hosts=(), host_of=(), launcher="none")
         journal = begin(request._replace(resume=False), nobody)
-        verdict.keep(request.out, asked.spec, journal.run)
+        verdict.keep(request.out, asked.spec, verdict.named(asked.spec))
         journal.close()
     loss = Loss(fault="launch", hosts=(), sentence=sentence, certain=False)
     keep(request.out, _with(read(request.out), loss))

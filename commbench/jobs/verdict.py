@@ -11,7 +11,7 @@ from commbench.accept.baseline import Baseline
 from commbench.accept.judge import judge
 from commbench.errors import FolderError, SpecError
 from commbench.jobs import artefacts
-from commbench.records import Run, acceptance
+from commbench.records import Machine, acceptance
 from commbench.records import verdict as records
 from commbench.records.verdict import Verdict
 from commbench.spec.accept import AcceptSpec
@@ -81,18 +81,23 @@ def _mixed(own: AcceptSpec, other: AcceptSpec) -> AcceptSpec:
     )
 
 
-def keep(folder: Path, spec: AcceptSpec, run: Run) -> None:
-    """Puts the spec and the baselines that it names beside a run that begins.
+def named(spec: AcceptSpec, machine: Machine | None = None) -> dict[str, Baseline]:
+    """Path -> baseline, for each that a criterion names.
 
-    FolderError: a baseline cannot be read. SpecError: it is of another machine.
+    FolderError: one cannot be read. SpecError: it is of another machine than this one, where one is told.
     """
-    kept: dict[str, Baseline] = {}
+    found: dict[str, Baseline] = {}
     for one in spec.criteria:
         if one.kind == "baseline":
-            kept[one.path] = found = baselines.read(Path(one.path))
-            if differs := baselines.elsewhere(found, run):
+            found[one.path] = baselines.read(Path(one.path))
+            if machine and (differs := baselines.elsewhere(found[one.path], machine)):
                 facts = "; ".join(f"{each.fact}: {each.then} there, {each.now} here" for each in differs)
                 raise SpecError(f"{one.place}: the baseline {one.path} is of another machine: {facts}")
+    return found
+
+
+def keep(folder: Path, spec: AcceptSpec, kept: dict[str, Baseline]) -> None:
+    """Puts the spec and the baselines that it names beside a run that begins."""
     store.write_atomically(folder / SPEC, msgspec.json.format(msgspec.json.encode(spec)) + b"\n")
     if kept:
         store.write_atomically(folder / KEPT, msgspec.json.encode(kept) + b"\n")

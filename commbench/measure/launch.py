@@ -27,6 +27,7 @@ from commbench.lab import kernel
 _GRACE = 5.0  # seconds between asking the ranks to end and killing them
 _TAIL = 60  # lines that are kept: torchrun's report of several hosts is long
 _LAB = re.compile(r"^lab: the command on (?P<host>\S+) was the first to end, with code (?P<code>\d+)")
+_EXITCODE = re.compile(r"\s*exitcode\s*:\s*-?\d+")  # in torchrun's report of a rank that ended
 _PRRTE = re.compile(r"process rank (?P<rank>\d+) with PID \d+ on node (?P<host>[\w.-]+) exited on")
 _ALONE = 5.0  # seconds without any rank left, after which a launcher is ended: PRRTE's sometimes waits for ever
 # Open MPI 5 names its session folder after mpirun's process number, and does not start where a killed mpirun that had
@@ -100,10 +101,16 @@ class Launched(NamedTuple):
             ):
                 yield Died(int(rank[0]), told.get("host", ""), allowlist.text(value.strip()))
 
+    @property
+    def refused(self) -> bool:
+        """The ranks found a mistake in what they were asked for. torchrun's own code is 1 whatever theirs is."""
+        told = {line.partition(":")[2].split()[0] for line in self.tail if _EXITCODE.match(line)}
+        return self.code == SpecError.exit_code or told - {f"-{signal.SIGTERM}"} == {str(SpecError.exit_code)}
+
     def failure(self, what: str, command: Sequence[str], kept: str) -> CommbenchError:
         """The error for a launch that did not do its work; a mistake that the ranks found stays a usage error."""
         sentence = f"{what} ended early (exit {self.code} of {os.path.basename(command[0])}): {self.why}; {kept}"
-        return SpecError(sentence) if self.code == SpecError.exit_code else LaunchError(sentence)
+        return SpecError(sentence) if self.refused else LaunchError(sentence)
 
 
 def _program(name: str) -> str | None:
@@ -215,6 +222,7 @@ def _supervised(
     session: str,
 ) -> Launched:
     tail: collections.deque[str] = collections.deque(maxlen=_TAIL)
+    own: collections.deque[str] = collections.deque(maxlen=1)  # what a rank said last: a long report may push it out
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -233,6 +241,7 @@ def _supervised(
             for line in said:
                 tail.append(line.rstrip())
                 if "commbench: " in line:
+                    own.append(line.rstrip())
                     say(line.partition("commbench: ")[2].rstrip())
 
     reader = threading.Thread(target=listen, daemon=True)
@@ -258,7 +267,7 @@ def _supervised(
     finally:
         _end(process)
         reader.join(2.0)
-    return Launched(process.returncode, tuple(tail), stopped)
+    return Launched(process.returncode, (*(line for line in own if line not in tail), *tail), stopped)
 
 
 def _children(pid: int) -> int:

@@ -14,7 +14,7 @@ from commbench.accept.judge import judge
 from commbench.cli import group
 from commbench.errors import CommbenchError, FolderError, SpecError
 from commbench.jobs import baseline as job
-from commbench.jobs.verdict import digest, judged, keep
+from commbench.jobs.verdict import digest, judged, keep, named
 from commbench.records import Case
 from commbench.records.verdict import NAME, read
 from commbench.spec.accept import Criterion
@@ -270,10 +270,12 @@ def test_a_run_keeps_the_baselines_that_it_is_judged_by(tmp_path: Path) -> None:
     job.write(path, base)
     asked = made(seed=5).asking(criteria=(msgspec.structs.replace(ASKED[0], path=str(path)),))
     folder = stored(asked, tmp_path / "run")
-    keep(folder, asked.spec, asked.run)
+    keep(folder, asked.spec, named(asked.spec, asked.run.machine))
     path.unlink()
+    with pytest.raises(FolderError, match=r"commbench baseline create"):
+        named(asked.spec)
     assert judged(folder).word == "PASS"
     other = msgspec.structs.replace(base, machine=base.machine | {"cpu": "EPYC"})
     job.write(path, other)
     with pytest.raises(SpecError, match="of another machine: cpu"):
-        keep(folder, asked.spec, asked.run)
+        named(asked.spec, asked.run.machine)

@@ -306,3 +306,16 @@ def test_ranks_of_nccl_write_a_log_with_the_default_too() -> None:
     assert found == {**logged(tempfile.gettempdir()), "NCCL_ALGO": "Ring"}
     assert found["NCCL_DEBUG_SUBSYS"] == "INIT,ENV,TUNING"
     assert job.prepare(["OMPI_MCA_btl=tcp,self", "A=b=c"], ("mpi",)) == {"OMPI_MCA_btl": "tcp,self", "A": "b=c"}
+
+
+@pytest.mark.parametrize(
+    ("code", "ranks", "refused"),
+    [(2, (), True), (1, (2,), True), (1, (2, -15), True), (1, (1,), False), (1, (2, -9), False), (1, (), False)],
+)
+def test_a_mistake_that_ranks_under_torchrun_found_stays_one(code: int, ranks: tuple[int, ...], refused: bool) -> None:
+    report = [f"  exitcode  : {each} (pid: 77)" for each in ranks]
+    ended = launch.Launched(code, ("commbench: slowdown: unknown key", *report), "")
+    assert ended.refused is refused
+    error = ended.failure("the test", ["/usr/bin/torchrun"], "nothing was measured")
+    assert error.exit_code == (2 if refused else 4)
+    assert "slowdown: unknown key" in str(error)

@@ -143,9 +143,7 @@ def together(findings: Sequence[Finding]) -> list[Finding]:
 def _overview(one: Examined) -> Sequence[str]:
     """One line of the list of runs."""
     count = Counter[str](row.status for row in one.rows)
-    others = ", ".join(
-        f"{count[status]} {status}" for status in ("failed", "hung", "skipped") if count[status]
-    )
+    others = ", ".join(f"{count[status]} {status}" for status in ("failed", "hung", "skipped") if count[status])
     ops = listed((one_line(op) for op in dict.fromkeys(row.op for row in one.rows)), 4)
     return (one.name, summary.date(one), tool(one.run), summary.place(one), ops or "-", str(count["ok"]), others or "-")
 
