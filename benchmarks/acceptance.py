@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], help="of the spec")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--keep", type=Path, help="folder for the runs that went wrong")
+    parser.add_argument("--keep", type=Path, help="folder for the healthy runs, and for those that went wrong")
     given = parser.parse_args()
     dice = random.Random(given.seed)
     jobs = [kind for kind in KINDS for _ in range(given.repeats)] + ["healthy"] * given.healthy
@@ -202,7 +202,7 @@ def main() -> None:
             out = Path(folder) / "run"
             code, verdict, seconds, text = run(one, out, [f"--set={item}" for item in given.set])
             good = right(one, code, verdict)
-            if given.keep and not good and out.exists():
+            if given.keep and not (good and one.codes) and out.exists():
                 shutil.copytree(out, given.keep / f"{number + 1}-{kind}")
         counts[kind].append(good)
         passes += bool(one.codes) and verdict["word"] == "PASS"

@@ -217,7 +217,9 @@ def _kind(key: Key, ties: tuple[Key, ...], level: float, rows: BoolArray, fit: F
         np.zeros(count), 1, np.zeros(1), spare(options), matters(options),
     )  # fmt: skip
     odds = float(weigh(problem, fit.noise, np.zeros(2)).accuse[0]) / math.log(10)
-    shown = np.flatnonzero(rows)[:_SHOWN]
+    shown = np.flatnonzero(rows)
+    if len(shown) > _SHOWN:  # the first and the last: whether it was so to the end is asked too
+        shown = np.r_[shown[: _SHOWN // 2], shown[-_SHOWN // 2 :]]
     seen = tuple((int(tests.seen[row]), int(tests.group[row])) for row in shown)
     return Found(*key, ties, 1 - math.exp(-level), odds, seen)
 

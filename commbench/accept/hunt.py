@@ -43,6 +43,7 @@ class Hunt:
         self._planned: dict[tuple[int, int], list[tuple[str, Met]]] = {}
         self._seen = list(seen)
         self._state: State | None = None
+        self._accused: tuple[int, tuple[Key, ...]] | None = None  # (since, what the meetings before it accused)
 
     def ask(self) -> str | None:
         """The symbol of the next meeting; None: all is decided, or cannot be."""
@@ -58,12 +59,17 @@ class Hunt:
         return symbol
 
     def again(self, since: int) -> str | None:
-        """A meeting of all that is accused and was not slow in any meeting from number `since` on; None: nothing is.
+        """A meeting of all that the meetings before number `since` accused and that is neither slow nor cleared in
+        those from there on; None: there is nothing of the kind.
 
         For the end, when everything else is done: congestion that stayed for a while is gone then, a fault is not.
         """
+        if self._accused is None or self._accused[0] != since:
+            before = state(self._fleet, self._seen[:since], self._options, self._hosts)
+            self._accused = since, tuple(Key(*one[:4]) for one in before.standing.found)
         now = self.state()
-        doubted = [one for one in now.standing.found if all(meeting < since for meeting, _ in one.seen)]
+        late = {Key(*one[:4]) for one in now.standing.found if any(meeting >= since for meeting, _ in one.seen)}
+        doubted = [key for key in self._accused[1] if key not in late and not _refuted(key, now)]
         if not doubted or now.standing.blind or len(self._hosts) < 3:
             return None
         return self._suspects(Doubts(self._fleet, now, Counter(), doubted), self.met, False)
@@ -144,19 +150,18 @@ class Doubts:
     """What is still in question, and who should meet whom to settle it.
 
     hosts     suspects, those with the fewest tests first; nics: (host, rail); paths: pairs; uplinks: racks
-    accused   these, and not what is in question
+    accused   ask for these, and not for what is in question
     """
 
-    def __init__(
-        self, fleet: Fleet, now: State, confirmed: "Counter[int]", accused: Sequence[Found] | None = None
-    ) -> None:
+    def __init__(self, fleet: Fleet, now: State, confirmed: "Counter[int]", accused: Sequence[Key] = ()) -> None:
         self._fleet, self._now = fleet, now
         self._rack = fleet.rack_of
         self._again = confirmed
         standing = now.standing
-        asked = [Key(*one[:4]) for one in accused or standing.found if accused or self._unsure(one)]
+        asked = list(accused)
         if not accused:
-            asked += [*standing.open, *(tie for one in standing.found if _breakable(one) for tie in one.ties)]
+            asked = [Key(*one[:4]) for one in standing.found if self._unsure(one)] + list(standing.open)
+            asked += [tie for one in standing.found if _breakable(one) for tie in one.ties]
         named = {host for one in standing.found if one.kind in ("host", "nic") for host in one.hosts}
         unclear = {int(host) for host in np.flatnonzero(now.here & ~standing.cleared)} - named
         hosts = {key.hosts[0] for key in asked if key.kind in ("host", "nic")} | (set() if accused else unclear)
@@ -254,6 +259,12 @@ class Doubts:
 def _breakable(one: Found) -> bool:
     """Another explanation is as good, and more tests may tell them apart."""
     return any(tie.kind in ("host", "path") for tie in one.ties) and len(one.hosts) > 0
+
+
+def _refuted(key: Key, now: State) -> bool:
+    """Nothing speaks for it any more: its hosts are cleared, and it is neither found nor in question."""
+    named = {Key(*one[:4]) for one in now.standing.found} | set(now.standing.open)
+    return key not in named and bool(now.standing.cleared[list(key.hosts)].all())
 
 
 def _structural(key: Key, found: Sequence[Found]) -> bool:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from commbench.accept.advice import reason
@@ -174,7 +175,7 @@ def _slow(evidence: Evidence, racks: Sequence[str], found: Found, mode: Mode, te
 
 def _passed(evidence: Evidence, racks: Sequence[str], found: Found, mode: Mode, tests: Sequence[Test]) -> Reason:
     what = component(evidence, racks, found)
-    return reason(
+    told = reason(
         "CB-UNDECIDED",
         what,
         "unstable",
@@ -188,6 +189,8 @@ def _passed(evidence: Evidence, racks: Sequence[str], found: Found, mode: Mode, 
         odds=found.odds,
         evidence=cited(tests),
     )
+    # Going on with this run would not take back what it saw.
+    return msgspec.structs.replace(told, next="Test again in a new folder, at another time; a link may be flapping.")
 
 
 def _open(evidence: Evidence, host: int, part: _Part) -> Reason:

@@ -12,13 +12,14 @@ import pytest
 
 from commbench.emit import frameworks
 from commbench.emit.target import Place
-from commbench.errors import SpecError
+from commbench.errors import CommbenchError, SpecError
 from commbench.jobs.plan import _afford
 from commbench.model.bucket_advice import DDP_CAPS, MIB, ddp
 from commbench.model.curve import Cost, Curve
 from commbench.model.step import Backward, Gradient
 from commbench.records import Host, Machine, Measurement
 from commbench.records.recommendation import decode, encode
+from commbench.report import plan_plot
 from commbench.report.plans import as_json, text
 from commbench.training.apply import kwargs as ddp_arguments
 from commbench.training.plans import _slowdowns
@@ -251,3 +252,20 @@ def test_a_budget_that_is_too_small_says_what_would_do() -> None:
     with pytest.raises(SpecError, match=r"smallest that would do is --budget 36s"):
         _afford(30, spent=5, trial=2, curves=10)
     _afford(36, spent=5, trial=2, curves=10)
+
+
+@pytest.mark.parametrize("more", [{}, {"backward": None, "cost": None}, {"spec": {**SPEC, "parallel": "fsdp2"}}])
+def test_the_race_is_drawn_with_what_was_predicted(tmp_path: Path, more: dict[str, Any]) -> None:
+    record = planned({(): 0.5, CAP5: 0.4, settings_of({"bucket_cap_mb": 1}): 0.5}, **more)
+    plan_plot.plot(record, tmp_path / "plan.svg")
+    first = (tmp_path / "plan.svg").read_bytes()
+    plan_plot.plot(record, tmp_path / "plan.svg")
+    assert first.startswith(b"<?xml")
+    assert first == (tmp_path / "plan.svg").read_bytes()
+
+
+def test_where_nothing_was_raced_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(CommbenchError, match="no plan was raced"):
+        plan_plot.plot(planned({(): 0.5}), tmp_path / "plan.svg")
+    with pytest.raises(SpecError, match="known: pdf, png, svg"):
+        plan_plot.plot(planned({(): 0.5, CAP5: 0.4}), tmp_path / "plan.gif")
