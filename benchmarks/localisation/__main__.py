@@ -133,9 +133,9 @@ def both(size: int, lost: float, racks: int, rails: int) -> Make:
 def must(seeds: int) -> Iterator[Cell]:
     """What commbench has to reach, 1.5 % jitter and 1 % congestion."""
     for size, slow, slowdown in (
-        (64, 0, 0.0), (256, 0, 0.0), (1024, 0, 0.0), (4096, 0, 0.0),
+        (64, 0, 0.0), (256, 0, 0.0), (1024, 0, 0.0),
         (16, 1, 0.1), (64, 1, 0.1), (64, 3, 0.1), (256, 5, 0.1), (256, 20, 0.1),
-        (1024, 1, 0.1), (1024, 20, 0.1), (1024, 20, 0.3), (4096, 20, 0.1), (4096, 20, 0.5),
+        (1024, 1, 0.1), (1024, 20, 0.1), (1024, 20, 0.3), (4096, 0, 0.0), (4096, 20, 0.1), (4096, 20, 0.5),
     ):  # fmt: skip
         yield hosts("commbench", size, slow, slowdown, Noise(), seeds, "must")
 
@@ -145,6 +145,11 @@ def peers(seeds: int, quick: bool) -> Iterator[Cell]:
     for size, slow, slowdown in cases[:2] if quick else cases:
         for method in METHODS:
             yield hosts(method, size, slow, slowdown, Noise(), seeds, "peers")
+    for kind in ("time", "heavy") if not quick else ():
+        for size, slow in ((256, 5), (256, 0)):
+            for method in METHODS:
+                cell = hosts(method, size, slow, 0.1, Noise(kind=kind), seeds, "peers")
+                yield cell._replace(name=f"{kind}: {cell.name}")
 
 
 def slowdowns(seeds: int, quick: bool) -> Iterator[Cell]:
