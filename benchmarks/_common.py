@@ -86,7 +86,7 @@ def exactly(samples: int) -> list[str]:
 
 def ranks(launcher: str, count: int, command: Sequence[str]) -> list[str]:
     """The command on `count` ranks, started as `commbench sweep -n` starts those that measure MPI or Gloo."""
-    return LAUNCHERS[launcher](count, command, [MEASURED[launcher]])
+    return LAUNCHERS[launcher](count, command, [MEASURED[launcher]], ())
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def by_hand(settings: Settings) -> dict[str, str]:
 def digests(given: argparse.Namespace, nbytes: list[int], more: dict[str, str]) -> dict[int, str]:
     with lab(topology.load(given.lab)) as net:
         net.script()
-        job = LAUNCHERS["mpirun"](given.n, [sys.executable, "-c", JOB, *map(str, nbytes)], ("mpi",))
+        job = LAUNCHERS["mpirun"](given.n, [sys.executable, "-c", JOB, *map(str, nbytes)], ("mpi",), ())
         printed = called(net.command(job), more)
     return {int(line.split()[0]): line.split()[1] for line in printed.splitlines() if line.strip()[:1].isdigit()}
 

@@ -19,19 +19,8 @@ from commbench.spec.accept import AcceptSpec
 from commbench.units import format_bytes
 
 # Facts in which hosts must not differ. Clocks, kernels and names of hosts may.
-SAME = (
-    "python",
-    "numpy",
-    "torch",
-    "mpi4py",
-    "mpi",
-    "nccl",
-    "cpu",
-    "cores",
-    "usable_cores",
-    "governor",
-    "nvidia_driver",
-)
+SAME = ("python", "numpy", "torch", "mpi4py", "mpi", "nccl", "cpu", "cores", "usable_cores", "governor",
+        "nvidia_driver", "gpus", "gpu")  # fmt: skip
 _SHARE = 0.9  # of a host's traffic that must go the way that was asked for
 _RUN = Component(kind="run")
 _FABRIC = (Component(kind="fabric"),)
@@ -79,6 +68,7 @@ def cover(
             *_end(happened, spec),
             *_world(run, happened, spec, lost),
             *_ranks(run, happened, spec),
+            *_gpus(run, happened, spec),
             *_facts(run, spec),
             *_transport(run, happened, spec, lost),
             *_rounds(evidence, happened),
@@ -190,6 +180,16 @@ def _ranks(run: Run, happened: Acceptance, spec: AcceptSpec) -> Iterator[_Gap]:
             said = "are expected" if expect.ranks_per_host else "are on other hosts"
             ranks = f"{each[index]} rank{'s' * (each[index] != 1)}"
             yield _Gap(f"{ranks}, {usual} {said}", _host(name))
+
+
+def _gpus(run: Run, happened: Acceptance, spec: AcceptSpec) -> Iterator[_Gap]:
+    """As many GPUs on every host as expected; that they are the same everywhere is asked in any case."""
+    wanted = spec.expect.gpus_per_host
+    for host in run.machine.hosts if wanted is not None else ():
+        there = host.differs.get("gpus", run.machine.facts.get("gpus", ""))
+        if there != str(wanted) and host.name not in happened.excluded:
+            seen = f"{there} GPU{'s' * (there != '1')}" if there else "no GPU was seen"
+            yield _Gap(f"{seen}, {wanted} {'is' if wanted == 1 else 'are'} expected", _host(host.name))
 
 
 def _facts(run: Run, spec: AcceptSpec) -> Iterator[_Gap]:

@@ -21,9 +21,11 @@ from commbench.units import format_bytes
 
 WIRE_LEAST = 0.8  # share of what the links allow that a sound library reaches at its largest size
 _ORDER: tuple[CriterionKind, ...] = ("wire", "threshold", "baseline", "fleet", "stability")
-_WEAK = 0.5  # a threshold below this share of what was reached could not fail on this machine
+_WEAK = 0.5  # a limit that is still met at this share of the rate that was reached could not fail on this machine
+_WEAK_TAIL = 5.0  # nor could one of so many times the tail that was seen; tails vary more than rates
 _P99_SAMPLES = 100  # of fewer the 99th percentile is the maximum in disguise
 _WINDOW = 0.9  # share of the median rate below which a window counts
+_HALF = "a machine with half of this rate"
 _FABRIC = Component(kind="fabric")
 
 
@@ -77,11 +79,22 @@ def _judged(one: Criterion, word: Word, sentence: str, **more: float | str | Non
     return Judged(criterion=one.name, word=word, sentence=sentence, source=one.source, **kept)  # type: ignore[arg-type]
 
 
-def _cannot(one: Criterion, why: str, code: Literal["CB-CRITERION", "CB-BASELINE"] = "CB-CRITERION") -> Ruling:
+_Code = Literal["CB-CRITERION", "CB-BASELINE", "CB-COVERAGE"]
+
+
+def _cannot(one: Criterion, why: str, code: _Code = "CB-CRITERION", **figures: float | str | None) -> Ruling:
     """It cannot be evaluated, so nothing is known of it."""
     made = reason(code, Component(kind="run"), "not measured", "run", f"{one.name}: {why}", criterion=one.name,
                   source=one.source)  # fmt: skip
-    return Ruling(_judged(one, "INCONCLUSIVE", why), made)
+    return Ruling(_judged(one, "INCONCLUSIVE", why, **figures), made)
+
+
+def _met(one: Criterion, said: str, weak: str, code: _Code = "CB-CRITERION", **figures: float | str | None) -> Ruling:
+    """It is met. weak: who would meet it too, although nobody should; "" where it could have failed."""
+    if weak:
+        why = f"{said}: {weak} would pass, so it proves nothing; write a limit that can fail"
+        return _cannot(one, why, code, **figures)
+    return Ruling(_judged(one, "PASS", said, **figures))
 
 
 def _unmeasured(context: Context, one: Criterion, stages: Collection[str], why: str) -> Ruling:
@@ -129,7 +142,9 @@ def _correct(context: Context) -> Ruling:
         said = f"{elements:,.0f} elements are wrong in {len(wrong)} of {checked} tests"
         return Ruling(_judged(one, "FAIL", said, measured=elements, limit=0.0, unit="elements"))
     if not checked:
-        return Ruling(_judged(one, "INCONCLUSIVE", "no data were checked"))
+        ruling = _cannot(one, "no data were checked: nothing was measured; ask for stages that measure", "CB-COVERAGE")
+        told = any(found.fault == "not measured" for found in context.reasons)  # why that is so
+        return Ruling(ruling.judged) if told else ruling
     said = f"all data are right in {checked} tests"
     return Ruling(_judged(one, "PASS", said, measured=0.0, limit=0.0, unit="elements"))
 
@@ -156,7 +171,8 @@ def _wire(context: Context, one: Criterion) -> Ruling:
     share, what, tests = min(shares, key=lambda found: (found[0], found[1]))
     said = f"{what} reaches {share:.0%} of what the links allow, at least {least:.0%} is asked for"
     if share >= least:
-        return Ruling(_judged(one, "PASS", said, measured=share, limit=least, unit="share"))
+        weak = _HALF if least < _WEAK * share else ""
+        return _met(one, said, weak, measured=share, limit=least, unit="share")
     ruling = _failed(one, "CB-SLOW-FABRIC", tests, said, share, least, "share")
     if _accused(context) & {host for test in tests for host in test.hosts}:
         return Ruling(ruling.judged)  # slow parts were in it, and have their own reasons
@@ -229,11 +245,7 @@ def _threshold(context: Context, one: Criterion) -> Ruling:
     said = f"{at}: {measured:.4g} {unit}{where}, {bound} {limit:.4g} {unit} is asked for"
     if not good:
         return _failed(one, "CB-THRESHOLD", tests, said, measured, limit, unit)
-    if weak:
-        why = f"{said}: a machine with half of this rate would pass, so it proves nothing; write a limit that can fail"
-        ruling = _cannot(one, why)
-        return Ruling(_judged(one, "INCONCLUSIVE", why, measured=measured, limit=limit, unit=unit), ruling.reason)
-    return Ruling(_judged(one, "PASS", said, measured=measured, limit=limit, unit=unit))
+    return _met(one, said, _HALF if weak else "", measured=measured, limit=limit, unit=unit)
 
 
 def _by_host(tests: Sequence[Test]) -> list[tuple[int, list[Test]]]:
@@ -253,24 +265,28 @@ def _baseline(context: Context, one: Criterion) -> Ruling:
     if other := baselines.elsewhere(base, context.run.machine):
         return _cannot(one, f"it is of another machine: {'; '.join(map(str, other))}", "CB-BASELINE")
     slowdown = one.slowdown or context.spec.slowdown
-    found = baselines.compare(base.series, baselines.series(context.evidence), slowdown / (1 - slowdown))
+    limit = 1 / (1 - slowdown)
+    found = baselines.compare(base.series, baselines.series(context.evidence), limit - 1)
     if found.slower:
         worst = max(found.slower, key=lambda change: change.effect.ratio or 0)
         ratio = worst.effect.ratio or math.nan
         said = f"{describe(worst.series)} takes {ratio:.3g} times as long as in {base.name} of {base.created}"
         said += f"; so do {len(found.slower) - 1} more" if len(found.slower) > 1 else ""
-        ruling = _failed(one, "CB-SLOW-FABRIC", (), said, ratio, 1 / (1 - slowdown), "times as long")
+        ruling = _failed(one, "CB-SLOW-FABRIC", (), said, ratio, limit, "times as long")
         return Ruling(ruling.judged) if _accused(context) else ruling
     if found.missing:
         return _cannot(one, f"{describe(found.missing[0])} is in the baseline and was not measured", "CB-BASELINE")
     if found.unsure or not found.changes:
         what = describe(found.unsure[0].series) if found.unsure else "nothing in common with the baseline"
         return _cannot(one, f"it cannot be told whether it is slower: {what}", "CB-BASELINE")
-    worst = max(found.changes, key=lambda change: change.effect.ratio or 0)
+    if base.forced or base.word != "PASS":
+        why = f"{base.name} of {base.created} ended {base.word} and was kept in spite of that"
+        return _cannot(one, f"{why}: to be as fast proves nothing; make a baseline of a run that passed", "CB-BASELINE")
+    times = max(change.effect.ratio or 0.0 for change in found.changes)
     said = f"{len(found.changes)} questions are as fast as in {base.name} of {base.created}; at most "
-    said += f"{worst.effect.ratio:.3g} times as long"
-    times = worst.effect.ratio
-    return Ruling(_judged(one, "PASS", said, measured=times, limit=1 / (1 - slowdown), unit="times as long"))
+    said += f"{times:.3g} times as long"
+    weak = _HALF if limit > times / _WEAK else ""
+    return _met(one, said, weak, "CB-BASELINE", measured=times, limit=limit, unit="times as long")
 
 
 def describe(one: baselines.Series) -> str:
@@ -292,7 +308,8 @@ def _fleet(context: Context, one: Criterion) -> Ruling:
     if any(found.code == "CB-UNDECIDED" for found in context.reasons):
         return Ruling(_judged(one, "INCONCLUSIVE", "some hosts are undecided", limit=slowdown, unit="share"))
     said = f"no component is slower than the fleet by {slowdown:.0%}; one of {seen:.1%} would have been found"
-    return Ruling(_judged(one, "PASS", said, measured=seen, limit=slowdown, unit="share"))
+    weak = "a host with half of the rate of the others" if slowdown > _WEAK else ""
+    return _met(one, said, weak, measured=seen, limit=slowdown, unit="share")
 
 
 def _stability(context: Context, one: Criterion) -> Ruling:
@@ -305,6 +322,7 @@ def _stability(context: Context, one: Criterion) -> Ruling:
     slow = sum(rate < _WINDOW * statistics.median(rates) for rate in rates) / len(rates)
     samples = np.sort([value for test in tests for value in test.row.seconds])
     checks: list[tuple[float, float, str, str]] = []
+    weak = ""
     if one.windows is not None:
         what = f"{slow:.0%} of {len(rates)} windows are below 90 % of the median rate"
         checks.append((slow, one.windows, "share", f"{what}, at most {one.windows:.0%} may be"))
@@ -315,6 +333,7 @@ def _stability(context: Context, one: Criterion) -> Ruling:
         tail = float(samples[math.ceil(0.99 * len(samples)) - 1] / np.median(samples))
         what = f"the 99th percentile of {len(samples)} samples is {tail:.3g} times the median"
         checks.append((tail, one.p99, "times the median", f"{what}, at most {one.p99:.3g} times is allowed"))
+        weak = f"a machine with {_WEAK_TAIL:.0f} times this tail" if one.p99 > _WEAK_TAIL * tail else ""
     if not checks:
         return _cannot(one, "it names neither p99 nor windows")
     for measured, limit, unit, said in checks:
@@ -322,7 +341,7 @@ def _stability(context: Context, one: Criterion) -> Ruling:
             return _failed(one, "CB-UNSTABLE", tests, said, measured, limit, unit)
     measured, limit, unit, _ = checks[-1]
     said = "; ".join(said for *_, said in checks)
-    return Ruling(_judged(one, "PASS", said, measured=measured, limit=limit, unit=unit))
+    return _met(one, said, weak, measured=measured, limit=limit, unit=unit)
 
 
 _TABLE: dict[CriterionKind, Callable[[Context, Criterion], Ruling]] = {

@@ -125,7 +125,8 @@ def blame(bad: Sequence[Hosts], good: Iterable[Hosts]) -> dict[Hosts, list[int]]
 
     A host with a good test is right with others, so of a bad test it is not the one, where somebody else can be. If
     that leaves nobody (it goes wrong now and then) or several, the host that most of the different bad tests have in
-    common is the one.
+    common is the one. But that a host was not seen to be right proves nothing against it: where its bad tests have
+    others in common too, it is one of these.
     """
     right = {host for hosts in good for host in hosts}
     times = Counter(host for hosts in set(bad) for host in hosts)
@@ -138,4 +139,8 @@ def blame(bad: Sequence[Hosts], good: Iterable[Hosts]) -> dict[Hosts, list[int]]
     for hosts in [hosts for hosts in found if len(hosts) > 1]:
         if one := [host for host in hosts if host in certain]:
             found[(one[0],)] += found.pop(hosts)
-    return found
+    proved: dict[Hosts, list[int]] = {}
+    for hosts, which in found.items():
+        common = tuple(sorted(set.intersection(*(set(bad[index]) for index in which))))
+        proved.setdefault(hosts if len(hosts) > 1 else common, []).extend(which)
+    return proved

@@ -10,6 +10,7 @@ from commbench.records.verdict import Component, Fault, Reason
 
 _LOST: dict[str, Fault] = {"hung": "hang"}  # status of a row -> the class of its fault; what died has no row
 _CODE: dict[Fault, str] = {"hang": "CB-HANG", "crash": "CB-CRASH"}
+_DID: dict[Fault, str] = {"hang": "stood still", "crash": "died"}
 _NAMED = 8  # more components that explain the evidence as well are not listed: it says nothing any more
 
 
@@ -77,6 +78,8 @@ def _good(evidence: Evidence) -> set[Hosts]:
 def _certain(evidence: Evidence, fault: Fault, host: int, events: Sequence[_Event]) -> Reason:
     tests = [test for event in events for test in event.tests]
     did = "did not answer" if fault == "hang" else "died"
+    if not any(event.certain for event in events):
+        did = f"is what all tests that {_DID[fault]} have in common"
     why = next((event.sentence for event in events if event.sentence), "")
     return reason(
         _CODE[fault],
@@ -93,13 +96,12 @@ def _certain(evidence: Evidence, fault: Fault, host: int, events: Sequence[_Even
 def _undecided(evidence: Evidence, fault: Fault, hosts: Hosts, events: Sequence[_Event]) -> Reason:
     tests = [test for event in events for test in event.tests]
     component, ties, names = among(evidence, hosts)
-    did = "stood still" if fault == "hang" else "died"
     return reason(
         "CB-UNDECIDED",
         component,
         fault,
         tests[0].stage if tests else "run",
-        f"a test of {names} {did}, and nothing tells which of them is at fault",
+        f"a test of {names} {_DID[fault]}, and nothing tells which of them is at fault",
         ties=ties,
         criterion="every rank answers before its deadline",
         source="built in",
@@ -121,15 +123,17 @@ def among(evidence: Evidence, hosts: Hosts) -> tuple[Component, tuple[Component,
 
 def wrong(evidence: Evidence) -> list[Reason]:
     """Wrong data, laid to the host that all wrong tests have in common and whose partners are right with others."""
-    bad = [test for test in evidence.tests if (test.row.wrong or 0) > 0]
+    bad, good = [test for test in evidence.tests if (test.row.wrong or 0) > 0], _good(evidence)
+    right = {host for hosts in good for host in hosts}
     found = []
-    for hosts, which in sorted(blame([test.hosts for test in bad], _good(evidence)).items()):
+    for hosts, which in sorted(blame([test.hosts for test in bad], good).items()):
         tests = [bad[k] for k in which]
         component, ties, names = among(evidence, hosts)
         elements = sum(test.row.wrong or 0 for test in tests)
         if len(hosts) == 1:
             said = f"{names} changed data: {_count(elements, 'element')} wrong in {_count(len(tests), 'test')}"
-            said += ", while its partners are right with others" if any(len(test.hosts) > 1 for test in tests) else ""
+            partners = {host for test in tests for host in test.hosts} - set(hosts)
+            said += ", while its partners are right with others" if partners and partners <= right else ""
         else:
             said = f"data were wrong between {names}, and nothing tells where: {_count(elements, 'element')}"
         found.append(

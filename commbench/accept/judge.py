@@ -150,9 +150,10 @@ def _notes(
     run: Run, happened: Acceptance, spec: AcceptSpec, pairs: Slow, criteria: Sequence[Judged]
 ) -> tuple[str, ...]:
     notes = list(pairs.notes)
-    if happened.ended == "done":  # else it is a reason
-        failed = [loss.sentence for loss in happened.losses if loss.fault == "launch"]
-        notes += [f"a launch failed, and a later one measured what was left: {sentence}" for sentence in failed]
+    if happened.ended != "open":  # else it is a reason
+        for loss in (loss for loss in happened.losses if loss.fault == "launch"):
+            later = happened.launches > loss.after
+            notes.append(f"a launch failed{', and a later one measured what was left' * later}: {loss.sentence}")
     if pairs.latency is not None and (seen := _known(pairs.latency.detectable)) is not None:
         notes.append(f"latency: a fault is one that doubles it; a loss of {seen:.0%} would have been found")
     elif pairs.latency is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
-from commbench.cli import fail
+from commbench.cli.verdict import Styled, exit_code
 from commbench.errors import CommbenchError, LaunchError, SpecError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Given(NamedTuple):
         return (*self.set, *more)
 
 
-@click.command("accept")
+@click.command("accept", cls=Styled)
 @click.argument("spec")
 @click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks.")
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the spec and the place.")
@@ -69,7 +69,11 @@ class Given(NamedTuple):
 @click.option("--explain", metavar="HOST", help="SPEC is a run folder: every test that HOST took part in.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.option(
-    "--exit-style", type=click.Choice(["commbench", "nagios"]), default="commbench", help="nagios: 0, 1, 2, 3."
+    "--exit-style",
+    type=click.Choice(["commbench", "nagios"]),
+    default="commbench",
+    show_default=True,
+    help="nagios: 0 PASS, 1 unstable, 2 FAIL, 3 INCONCLUSIVE or no answer.",
 )
 @click.option("--quiet", is_flag=True, help="No progress and no verdict; errors only.")
 @click.option("--seed", type=click.IntRange(0), help="Same as --set seed=...")
@@ -117,10 +121,10 @@ def command(
     try:
         code = _explain(Path(spec), explain) if explain else _accept(given, place)
     except CommbenchError as error:
-        if not first:  # rank 0 meets the same mistake and says so, before the launcher ends them all
-            time.sleep(_LISTEN)
-            sys.exit(error.exit_code)
-        fail(error)
+        if first:
+            raise
+        time.sleep(_LISTEN)  # rank 0 meets the same mistake and says so, before the launcher ends them all
+        sys.exit(exit_code(error, exit_style))
     except KeyboardInterrupt:
         raise click.Abort from None
     sys.exit(code)

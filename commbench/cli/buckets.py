@@ -1,5 +1,6 @@
 """Bucket sizes, for `commbench tune`: in the reference training job, or in a job of the user's own."""
 
+import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,9 +12,11 @@ from commbench.cli.tune import Given, argv, in_order, inside_of, on_hosts, out_o
 from commbench.errors import SpecError
 
 if TYPE_CHECKING:
+    from commbench.jobs.recheck import Held
     from commbench.world.discover import Place
 
-_BUDGET = 600.0  # seconds
+_CODES = {"holds": 0, "gone": 1, "unsure": 3}
+_BUDGET = "10m"
 
 
 def of_model(given: Given, place: "Place | None") -> int:
@@ -24,32 +27,30 @@ def of_model(given: Given, place: "Place | None") -> int:
     from commbench.spec.train import load
     from commbench.units import parse_time
 
-    at = inside_of(given, place)
-    spec, only = plan_of(given.recheck) if given.recheck else (load(given.spec, given.of_model), None)
-    budget = parse_time(given.budget) if given.budget else _BUDGET
+    at, ranks = inside_of(given, place)
+    spec, only = plan_of(given.recheck, ranks) if given.recheck else (load(given.spec, given.of_model), None)
+    budget = given.budget or _BUDGET
     now = datetime.now(timezone.utc)
     out = out_of(given, f"{spec.name}-plan", now)
     seed = given.seed or 0
     created = now.isoformat(timespec="seconds")
-    request = plan.PlanRequest(spec, out, created, argv(), budget, seed, given.resume, only, given.started)
+    request = plan.PlanRequest(spec, out, created, argv(), parse_time(budget), seed, given.resume, only, given.started)
     if at is None or at.rank == 0:
         plan.check(request)
     if at:
         code = plan.work(request, at, given.say, tell=given.tell)
     else:
-        ranks = given.ranks or 0  # `inside_of` has seen to it
         launcher = given.launcher or choose((spec.backend,), {} if given.topology else os.environ)
         what = ["--recheck", str(given.recheck)] if given.recheck else [given.spec]
-        again = ["tune", *what, *(f"--set={item}" for item in given.set), "--budget", f"{budget:g}s"]
+        again = ["tune", *what, *(f"--set={item}" for item in given.set), "--budget", budget]
         again += ["--seed", str(seed), "--started", *(["--resume"] if given.resume else [])]
         with in_order(lambda: runfolder.kept(out)):
             code = on_hosts(given.topology, lambda net: plan.start(request, ranks, launcher, again, given.tell, net))
     if (at is None or at.rank == 0) and not given.started:
-        _planned(given, out)
-        if only is not None:
-            word, why = plan_holds(plan.read(out), only)
-            click.echo(f"{word}: {why}" + (f"; delete what {given.recheck} emitted" if word == "gone" else ""))
-            return {"holds": 0, "gone": 1, "unsure": 3}[word]
+        held = None if only is None else plan_holds(plan.read(out), only)
+        _planned(given, out, held)
+        if held:
+            return _CODES[held.word]
     return code
 
 
@@ -75,14 +76,23 @@ def of_own_job(given: Given, place: "Place | None") -> int:
     return ownjob.exit_code(found)
 
 
-def _planned(given: Given, folder: Path) -> None:
+def _planned(given: Given, folder: Path, held: "Held | None" = None) -> None:
+    """Prints what was found. `held`: what became of a plan that was raced again."""
     from commbench.jobs.plan import read
     from commbench.records import recommendation as records
     from commbench.report import plans
+    from commbench.report.findings import safe
 
     planned, found = read(folder), records.read(folder)
     if given.as_json:
-        click.echo(plans.as_json(planned, found))
+        told = plans.as_json(planned, found)
+        if held:
+            one = {"settings": dict(held.settings), "word": held.word, "why": held.why}
+            told = json.dumps({**json.loads(told), "rechecked": [one]}, indent=1)
+        click.echo(told)
     elif not given.quiet:
         for line in plans.text(planned, found, folder):
             click.echo(line)
+        if held:
+            delete = f"; delete what {given.recheck} emitted" if held.word == "gone" else ""
+            click.echo(safe(f"{held.word}: {held.why}{delete}"))

@@ -17,7 +17,9 @@ import click
     "--ranks", type=click.IntRange(1), help="Ranks of the job that it is for; refused where others were measured."
 )
 @click.option("--hosts", type=click.IntRange(1), help="Hosts of that job.")
-@click.option("--library", type=click.Path(path_type=Path), help="MPICH's libmpi.so, where it is not found.")
+@click.option(
+    "--library", type=click.Path(path_type=Path), help="MPICH's (or Open MPI's) libmpi.so, where it is not found."
+)
 @click.option("--build", is_flag=True, help="With nccl-plugin: build the plugin beside the file.")
 @click.option(
     "--force", is_flag=True, help="Write it although machine, versions or date differ, or AWS's tuner is in use."
@@ -41,7 +43,7 @@ def command(
     buckets  ddp fsdp2 deepspeed megatron inductor
 
     Each file says where it is from, what it is worth, until when, and why each line is there. What is not proven is
-    left out, and outside what was measured the library decides as ever.
+    left out, and outside what was measured the library decides; the line `reach` says what it may miss there.
 
     Exit codes: 0 written, or the defaults are best; 2 refused.
     """
@@ -59,12 +61,12 @@ def command(
         raise SpecError(f"--build makes NCCL's plugin; there is nothing to build for {name}")
     found = record.read(folder)
     out = (path or Path(one.file)).absolute()
-    if found.keep_default and not (found.rules or found.buckets):
+    if found.keep_default and not (found.rules or found.buckets or (one.kind == "both" and found.busbw_gbps)):
         stale = f"; delete {out}, which is of an earlier one" if out.exists() else ""
         click.echo(f"keep the default: {found.keep_default}; nothing is written{stale}")
         return
     refuse.ll128(found)
-    facts, versions = _here()
+    facts, versions = _here({name for name in found.versions if not one.library or name == one.library}, library)
     facts |= {key: str(count) for key, count in (("ranks", ranks), ("hosts", hosts)) if count is not None}
     with _unless(force):
         refuse.other_place(refuse.elsewhere(found, one, facts, versions))
@@ -109,22 +111,44 @@ def _write(path: Path, text: str) -> None:
         raise SpecError(f"{path} cannot be written: {why}; name another file with -o") from error
 
 
-def _here() -> tuple[dict[str, str], dict[str, str]]:
-    """Facts and versions that this machine tells without starting a rank."""
+def _here(names: set[str], library: Path | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Facts of this machine, and versions of the libraries `names`, as they are told without starting a rank.
+
+    `library`: the libmpi.so that --library names; a package of this Python does not speak for it.
+    """
     from importlib import metadata
 
+    from commbench.emit import mpich
     from commbench.measure import probe
 
     versions: dict[str, str] = {}
-    for library, names in {
-        "torch": ("torch",),
-        "openmpi": ("openmpi",),
-        "mpich": ("mpich",),
-        "nccl": ("nvidia-nccl-cu13", "nvidia-nccl-cu12"),
-    }.items():
-        for name in names:
+    if "mpich" in names and (found := library or mpich.installed()):
+        versions["mpich"] = _told("mpichversion", r"MPICH Version:\s+v?(\d[\w.]*)", found)
+    if "openmpi" in names and library:
+        versions["openmpi"] = _told("mpirun", r"\(Open ?MPI\) v?(\d[\w.]*)", library)
+    for name in names - set(versions):
+        for package in ("nvidia-nccl-cu13", "nvidia-nccl-cu12") if name == "nccl" else (name,):
             try:
-                versions.setdefault(library, metadata.version(name))
+                versions.setdefault(name, metadata.version(package))
             except metadata.PackageNotFoundError:
                 continue
-    return probe.facts(), versions
+    return probe.facts(), {name: text for name, text in versions.items() if text}
+
+
+def _told(program: str, pattern: str, library: Path) -> str:
+    """The version that the program beside a library tells; "" where there is none."""
+    import os
+    import re
+    import shutil
+    import subprocess
+
+    where = [root / "bin" for path in (library.absolute(), library.resolve()) for root in path.parents[1:3]]
+    if (found := shutil.which(program, path=os.pathsep.join(map(str, where)))) is None:
+        return ""
+    command = [found, "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    match = re.search(pattern, done.stdout)
+    return match[1] if match else ""

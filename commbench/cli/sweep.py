@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import click
 
 from commbench.cli import fail
+from commbench.cli.tune import IN_A_LAB, launch_of, on_hosts, ranks_of
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
     from commbench.jobs.request import Request, Watcher
     from commbench.spec import SweepSpec
-    from commbench.spec.topology import Topology
     from commbench.world.discover import Place
 
 _LISTEN = 2.0  # seconds in which rank 0 speaks
@@ -24,7 +24,9 @@ _LISTEN = 2.0  # seconds in which rank 0 speaks
 
 @click.command("sweep")
 @click.argument("spec")
-@click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks (simulated: play them).")
+@click.option(
+    "-n", "ranks", type=click.IntRange(1, 65535), help=f"Start this many ranks (simulated: play them); {IN_A_LAB}."
+)
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the spec and the place.")
 @click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: results/NAME-UTC.")
@@ -102,23 +104,16 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
     from commbench.jobs.inside import simulate, work
     from commbench.jobs.request import Request, Watcher, check, check_libraries
     from commbench.report.progress import Progress
-    from commbench.spec import load, topology
+    from commbench.spec import load
 
     spec = load(asked.spec, asked.overrides)
-    # One rank that Slurm made (an interactive step of salloc) is a shell, when -n asks for more.
-    inside = place if place and not (asked.ranks and place.size == 1) else None
-    if inside and asked.ranks and asked.ranks != inside.size:
-        raise SpecError(f"-n {asked.ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
-    size = inside.size if inside else asked.ranks or (1 if asked.allow_single else 0)
-    net = topology.load(asked.topology) if asked.topology else None  # a mistake in it is found before anything starts
+    inside = launch_of(place, asked.ranks, asked.topology)
+    otherwise = 1 if asked.allow_single else 2 if asked.dry_run else None
+    size = ranks_of(inside, asked.ranks, asked.topology, f"sweep {asked.spec}", otherwise)
     if asked.dry_run:
         if first:
-            _dry_run(spec, size or 2)
+            _dry_run(spec, size)
         return None, 0
-    if size == 0:
-        raise SpecError(
-            f"how many ranks? commbench sweep {asked.spec} -n 2, or mpirun -n 2 commbench sweep {asked.spec}"
-        )
     if asked.resume and asked.out is None:
         raise SpecError("--resume needs --out DIR: which run is to go on?")
     now = datetime.now(timezone.utc)
@@ -142,34 +137,24 @@ def _sweep(asked: _Asked, place: "Place | None", first: bool) -> tuple[Path | No
                     "backend simulated plays all ranks in one process: start it without a launcher, with -n"
                 )
             return request.out, simulate(request, size, watcher)
-        if inside and asked.topology:
-            raise SpecError(
-                f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n"
-            )
         if inside or (size == 1 and not asked.topology):
             check_libraries(spec.backends)
             return request.out, work(request, inside, watcher)
-        return request.out, _start(asked, request, size, watcher, net)
+        return request.out, _start(asked, request, size, watcher)
 
 
-def _start(asked: _Asked, request: "Request", size: int, watcher: "Watcher", topology: "Topology | None") -> int:
+def _start(asked: _Asked, request: "Request", size: int, watcher: "Watcher") -> int:
     """Starts the ranks, on this machine or on the hosts of a lab; returns the exit code."""
     from commbench.jobs.outside import start
     from commbench.jobs.request import check_libraries
     from commbench.measure.launch import choose
 
     backends = request.spec.backends
-    launcher = asked.launcher or choose(backends, {} if topology else os.environ)
+    launcher = asked.launcher or choose(backends, {} if asked.topology else os.environ)
     if launcher != "srun":  # srun reaches machines that this one knows nothing about
         check_libraries(backends)
     again = ["sweep", asked.spec, *(f"--set={item}" for item in asked.overrides)]
-    if not topology:
-        return start(request, size, launcher, again, watcher)
-    from commbench.lab.client import lab
-
-    with lab(topology) as net:
-        net.script()
-        return start(request, size, launcher, again, watcher, net)
+    return on_hosts(asked.topology, lambda net: start(request, size, launcher, again, watcher, net))
 
 
 def _say(sentence: str) -> None:

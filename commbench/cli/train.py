@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from commbench.cli import fail
+from commbench.cli.tune import IN_A_LAB, launch_of, on_hosts, ranks_of
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _SEED, _STEPS = "COMMBENCH_SEED", "COMMBENCH_STEPS"
 
 @click.command("train")
 @click.argument("spec")
-@click.option("-n", "ranks", type=click.IntRange(1, 65535), help="Start this many ranks.")
+@click.option("-n", "ranks", type=click.IntRange(1, 65535), help=f"Start this many ranks; {IN_A_LAB}.")
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the place.")
 @click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
 @click.option(
@@ -107,31 +108,16 @@ def _train(
 ) -> int:
     from commbench.jobs.train import check, start, work
     from commbench.measure.launch import choose
-    from commbench.spec.topology import load
 
-    inside = place if place and not (ranks and place.size == 1) else None
-    if inside and ranks and ranks != inside.size:
-        raise SpecError(f"-n {ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
-    if inside and topology:
-        raise SpecError(f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n")
-    if not inside and not ranks:
-        name = arguments[0]
-        raise SpecError(f"how many ranks? commbench train {name} -n 2, or mpirun -n 2 commbench train {name}")
-    net = load(topology) if topology else None
+    inside = launch_of(place, ranks, topology)
+    ranks = ranks_of(inside, ranks, topology, f"train {arguments[0]}")
     if not inside or inside.rank == 0:  # another rank could find what this one writes a moment later
         check(request, None if inside else ranks)
-    if inside or (ranks == 1 and net is None):
+    if inside or (ranks == 1 and topology is None):
         return work(request, inside, _say)
-    assert ranks is not None
-    chosen = launcher or choose((request.spec.backend,), {} if net else os.environ)
+    chosen = launcher or choose((request.spec.backend,), {} if topology else os.environ)
     again = ["train", *arguments, "--started"]
-    if net is None:
-        return start(request, ranks, chosen, again, _say)
-    from commbench.lab.client import lab
-
-    with lab(net) as hosts:
-        hosts.script()
-        return start(request, ranks, chosen, again, _say, hosts)
+    return on_hosts(topology, lambda net: start(request, ranks, chosen, again, _say, net))
 
 
 def _say(sentence: str) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from commbench.lab.client import Lab
     from commbench.world.discover import Place
 
+IN_A_LAB = "with --lab it may be left out: as many as the hosts are for"  # of -n, in --help
 _LISTEN = 2.0  # seconds in which rank 0 speaks
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -65,19 +66,29 @@ class Given(NamedTuple):
         return (*self.set, *more, *([f"budget={self.budget}"] if self.budget else []))
 
 
-def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+def seconds_of(text: str) -> float:
+    """What an option gives to measure in. Raises click.BadParameter."""
     from commbench.units import parse_time
 
     try:
-        return value if value is None or parse_time(value) > 0 else ""
+        seconds = parse_time(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
+    if not seconds > 0:
+        raise click.BadParameter(f"{text!r} is no time to measure in; write more than 0, as in 5s, 200ms, 2m")
+    return seconds
+
+
+def _time(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        seconds_of(value)
+    return value
 
 
 @click.command("tune")
 @click.argument("spec", required=False)
 @click.option("--recheck", metavar="DIR", type=click.Path(path_type=Path), help="Does what DIR recommends still hold?")
-@click.option("-n", "ranks", type=click.IntRange(2, 65535), help="Start this many ranks.")
+@click.option("-n", "ranks", type=click.IntRange(2, 65535), help=f"Start this many ranks; {IN_A_LAB}.")
 @click.option("--launcher", help="mpirun, torchrun or srun; default: what suits the spec and the place.")
 @click.option("--lab", "topology", help="Start the ranks on the hosts of this lab topology (commbench lab).")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; default: results/NAME-UTC.")
@@ -151,6 +162,8 @@ def _tune(given: Given, place: "Place | None") -> int:
     from commbench.spec import tune
 
     if given.recheck is not None:
+        if given.set:
+            raise SpecError(f"--set {given.set[0]}: --recheck asks what {given.recheck} asked; --budget and --seed go")
         return (buckets.of_model if (given.recheck / "plan.json").exists() else _settings)(given, place)
     match tune.what(given.spec, given.overrides):
         case "collectives":
@@ -163,23 +176,38 @@ def _tune(given: Given, place: "Place | None") -> int:
 
 def launch_of(place: "Place | None", ranks: int | None, topology: str | None) -> "Place | None":
     """The launch that this process is a rank of; None where commbench is to start the ranks."""
+    # One rank that Slurm made (an interactive step of salloc) is a shell, when -n asks for more.
     inside = place if place and not (ranks and place.size == 1) else None
     if inside and ranks and ranks != inside.size:
         raise SpecError(f"-n {ranks} inside a launch of {inside.size} ranks ({inside.source}): leave -n out")
     if inside and topology:
-        raise SpecError(f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself, with -n")
+        raise SpecError(f"--lab inside a launch ({inside.source}): commbench starts the lab's ranks itself")
     return inside
 
 
-def inside_of(given: Given, place: "Place | None") -> "Place | None":
-    """As `launch_of`; where commbench starts the ranks it must know how many."""
+def ranks_of(
+    inside: "Place | None", ranks: int | None, topology: str | None, command: str, otherwise: int | None = None
+) -> int:
+    """How many ranks there are or are to be started: where -n does not say, as many as the lab's hosts are for, else
+    `otherwise`. SpecError: nobody says, or the topology is wrong."""
+    from commbench.spec.topology import load
+
+    hosts = load(topology).fabric.hosts if topology else ()
+    found = inside.size if inside else ranks or sum(host.ranks for host in hosts) or otherwise
+    if not found:
+        raise SpecError(f"how many ranks? commbench {command} -n 2, or mpirun -n 2 commbench {command}")
+    return found
+
+
+def inside_of(given: Given, place: "Place | None") -> "tuple[Place | None, int]":
+    """As `launch_of`, and how many ranks there are or are to be started."""
     inside = launch_of(place, given.ranks, given.topology)
-    if not inside and not given.ranks:
-        name = given.spec or f"--recheck {given.recheck}"
-        raise SpecError(f"how many ranks? commbench tune {name} -n 4, or mpirun -n 4 commbench tune {name}")
+    ranks = ranks_of(inside, given.ranks, given.topology, f"tune {given.spec or f'--recheck {given.recheck}'}")
+    if not inside and ranks < 2:
+        raise SpecError(f"--lab {given.topology} has one host for one rank, which sends nothing; give -n 2 or more")
     if given.resume and given.out is None:
         raise SpecError("--resume needs --out DIR: which search is to go on?")
-    return inside
+    return inside, ranks
 
 
 def on_hosts(topology: str | None, start: "Callable[[Lab | None], int]") -> int:
@@ -217,7 +245,7 @@ def in_order(left: Callable[[], str]) -> Iterator[None]:
             signal.signal(kind, handler)
 
 
-def _asked(given: Given, first: bool) -> "Asked":
+def _asked(given: Given, ranks: int, first: bool) -> "Asked":
     """`first`: this process plans. What its job sends must be readable there alone."""
     from commbench.jobs import recheck, tune
     from commbench.jobs.request import Request
@@ -227,10 +255,8 @@ def _asked(given: Given, first: bool) -> "Asked":
 
     now = datetime.now(timezone.utc)
     if given.recheck:
-        if given.set:
-            raise SpecError(f"--set {given.set[0]}: --recheck asks what {given.recheck} asked; --budget and --seed go")
         limits = {} if given.budget is None else {"budget": parse_time(given.budget)}
-        spec = recheck.spec_of(given.recheck, seed=given.seed or 0, **limits)
+        spec = recheck.spec_of(given.recheck, ranks, seed=given.seed or 0, **limits)
     else:
         spec = load(given.spec, given.overrides)
     job = None
@@ -253,12 +279,9 @@ def _settings(given: Given, place: "Place | None") -> int:
     """Settings of a library, or whether those that were recommended still hold."""
     from commbench.jobs import inside, relaunch, tune
     from commbench.jobs.request import Watcher, check_libraries
-    from commbench.spec.topology import load
 
-    at = inside_of(given, place)
-    if given.topology:
-        load(given.topology)  # a mistake in it is found before anything starts
-    asked = _asked(given, at is None or at.rank == 0)
+    at, ranks = inside_of(given, place)
+    asked = _asked(given, ranks, at is None or at.rank == 0)
     if at and given.trial is not None:
         os.environ.update(relaunch.prepare(given.variables, asked.spec.sweep.backends))
         watcher = Watcher(lambda total, expected: None, lambda rows: None, given.say)
@@ -273,13 +296,13 @@ def _settings(given: Given, place: "Place | None") -> int:
         watcher = Watcher(lambda total, expected: None, lambda rows: None, given.say)
         code = inside.work(asked.request, at, watcher, tune.conduct(asked, given.tell, given.started))
     else:
-        code = _start(given, asked)
+        code = _start(given, asked, ranks)
     if (at is None or at.rank == 0) and not given.started:
         code = _result(given, asked, code)
     return code
 
 
-def _start(given: Given, asked: "Asked") -> int:
+def _start(given: Given, asked: "Asked", ranks: int) -> int:
     from commbench.jobs import relaunch, runfolder, tune
     from commbench.jobs.request import check_libraries
     from commbench.measure.launch import choose
@@ -292,7 +315,6 @@ def _start(given: Given, asked: "Asked") -> int:
     again += [f"--set={item}" for item in given.set] + ([] if given.seed is None else ["--seed", str(given.seed)])
     again += ["--held", str(given.held)] if given.held else []
     start = relaunch.start if relaunch.needed(asked.spec) else tune.start
-    ranks = given.ranks or 0  # `inside_of` has seen to it
     with in_order(lambda: runfolder.kept(asked.request.out)):
         return on_hosts(given.topology, lambda net: start(asked, ranks, launcher, again, given.tell, net))
 

@@ -3,9 +3,13 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from commbench import allowlist
+from commbench.cli import fail
+from commbench.errors import CommbenchError
 
 if TYPE_CHECKING:
     from commbench.records.verdict import Verdict
@@ -13,7 +17,33 @@ if TYPE_CHECKING:
 _UNKNOWN = 3  # of Nagios: nobody can tell
 
 
-@click.command("verdict")
+class Styled(click.Command):
+    """A command with --exit-style. A mistake in the command or the spec has exit code 2, which Nagios would take for
+    CRITICAL: for it the answer is unknown."""
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> click.Context:
+        written = " ".join(args).replace("=", " ")  # taken apart below, and not yet read when that fails
+        try:
+            return super().make_context(info_name, args, *more, **extra)
+        except click.UsageError as error:
+            if "--exit-style nagios" not in written:
+                raise
+            click.echo(f"commbench: {allowlist.text(error.format_message())}", err=True)
+            sys.exit(_UNKNOWN)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CommbenchError as error:
+            error.exit_code = exit_code(error, ctx.params["exit_style"])
+            fail(error)
+
+
+def exit_code(error: CommbenchError, exit_style: str) -> int:
+    return _UNKNOWN if exit_style == "nagios" else error.exit_code
+
+
+@click.command("verdict", cls=Styled)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--criteria", metavar="SPEC", help="Judge by what this acceptance spec expects and asks for.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change the spec of --criteria.")
@@ -37,19 +67,13 @@ def command(
 
     Exit code 0: PASS. 1: FAIL. 3: INCONCLUSIVE.
     """
-    from commbench.errors import CommbenchError, SpecError
+    from commbench.errors import SpecError
     from commbench.jobs.verdict import conclude
     from commbench.spec.accept import load
 
-    try:
-        if overrides and criteria is None:
-            raise SpecError("--set changes the spec of --criteria; name it")
-        found = conclude(folder, load(criteria, overrides) if criteria is not None else None)
-    except CommbenchError as error:
-        if exit_style != "nagios":
-            raise
-        click.echo(f"commbench: {error}", err=True)
-        sys.exit(_UNKNOWN)
+    if overrides and criteria is None:
+        raise SpecError("--set changes the spec of --criteria; name it")
+    found = conclude(folder, load(criteria, overrides) if criteria is not None else None)
     sys.exit(show(found, folder, as_json, quiet, exit_style))
 
 

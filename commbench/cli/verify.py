@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from commbench.cli.tune import in_order
+from commbench.cli.tune import in_order, seconds_of
 from commbench.errors import SpecError
-from commbench.units import parse_share, parse_time
+from commbench.units import parse_share
 
 if TYPE_CHECKING:
     from commbench.measure.trial import Pattern
@@ -29,10 +29,7 @@ def _share(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 
 def _time(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    try:
-        return parse_time(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    return seconds_of(value)
 
 
 @click.command("verify", context_settings={"ignore_unknown_options": True})

@@ -25,13 +25,29 @@ TARGETS: dict[str, Target] = {
         frameworks.fsdp2, "torch", "buckets", "commbench_fsdp2.py", "what FSDP2 shards, and when it prefetches"
     ),
     "deepspeed": Target(
-        frameworks.deepspeed, "torch", "buckets", "ds_config.patch.json", "patch of ds_config (elements)", ""
+        frameworks.deepspeed,
+        "torch",
+        "buckets",
+        "ds_config.patch.json",
+        "patch of ds_config (elements)",
+        "",
+        one_size=True,
     ),
     "megatron": Target(
-        frameworks.megatron, "torch", "buckets", "megatron-args.sh", "arguments of Megatron-LM (parameters)"
+        frameworks.megatron,
+        "torch",
+        "buckets",
+        "megatron-args.sh",
+        "arguments of Megatron-LM (parameters)",
+        one_size=True,
     ),
     "inductor": Target(
-        frameworks.inductor, "torch", "both", "commbench_inductor.py", "torch.compile: bandwidths and cap"
+        frameworks.inductor,
+        "torch",
+        "both",
+        "commbench_inductor.py",
+        "torch.compile: bandwidths and cap",
+        one_size=True,
     ),
 }
 _WIDTH = 200  # NVIDIA's example plugin reads lines of 255 bytes at most, comments too
@@ -71,9 +87,12 @@ def header(recommendation: Recommendation, name: str) -> list[str]:
     """Where a file is from: machine, versions, data, expected gain, numerics, expiry."""
     facts = ", ".join(f"{key} {text}" for key, text in sorted(recommendation.machine.items()))
     versions = ", ".join(f"{key} {text}" for key, text in sorted(recommendation.versions.items()))
-    kind = TARGETS[name].kind
-    plans = [plan for plan in recommendation.buckets if plan.gain_low > 0] if kind != "rules" else []
-    rules = [rule for rule in recommendation.rules if proven(rule)] if kind != "buckets" else []
+    one = TARGETS[name]
+    plans = [plan for plan in recommendation.buckets if plan.gain_low > 0] if one.kind != "rules" else []
+    if one.one_size:
+        plans = [plan.one_size for plan in plans if plan.one_size]
+    rules = [rule for rule in recommendation.rules if proven(rule)] if one.kind == "rules" else []
+    reach = variables.reach(recommendation) if rules else {}
     numerics = sorted({plan.numerics for plan in plans} | {rule.numerics for rule in rules})
     return [
         f"Written by commbench emit --for {name} from run {recommendation.name or 'without a name'}. Do not edit.",
@@ -82,6 +101,7 @@ def header(recommendation: Recommendation, name: str) -> list[str]:
         f"data        sha256 {recommendation.data_sha256}",
         f"expected    {_expected(rules, plans)}",
         f"numerics    {', '.join(numerics) or 'neutral'}",
+        *(f"reach       {told}" for library, told in reach.items() if one.library in ("", library)),
         f"created     {recommendation.created}, expires {recommendation.expires}: then measure again",
         *(f"note        {note}" for note in recommendation.notes),
     ]

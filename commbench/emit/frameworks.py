@@ -9,15 +9,21 @@ from commbench.records.recommendation import BucketPlan, Recommendation
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _MIB = 2**20
+_FLAGS = ("gradient_as_bucket_view", "static_graph")
 _LIST_SINCE = (2, 12)  # torch: bucket_cap_mb_list
 
 
 def _uniform(recommendation: Recommendation, framework: str) -> BucketPlan:
-    """The plan with one bucket size. SpecError where none is proved."""
+    """The plan of one bucket size and nothing else. SpecError where none is proved."""
     plan = plan_of(recommendation)
     if plan.one_size is None:
-        sizes = ", ".join(map(str, plan.bucket_bytes[:6])) or "none"
-        raise SpecError(f"{framework} has one size for all buckets, the plan has {sizes}; no single size is proved")
+        parts = [", ".join(map(str, plan.bucket_bytes[:6])) or "none"]
+        extra = {name: getattr(plan, name) for name in _FLAGS} | {"hook": plan.hook or None}
+        parts += [f"{name}={value}" for name, value in extra.items() if value is not None]
+        raise SpecError(
+            f"{framework} has one size for all buckets, the plan has {' with '.join(parts)}; no single size is proved "
+            "alone"
+        )
     return plan.one_size
 
 
@@ -36,7 +42,7 @@ def ddp(recommendation: Recommendation, _: Place) -> list[Line]:
     An explicit cap drops the small first bucket of the default, even where it is the default's 25; a list says each.
     """
     plan = plan_of(recommendation)
-    if not plan.bucket_bytes and plan.gradient_as_bucket_view is None and plan.static_graph is None:
+    if not plan.bucket_bytes and not plan.hook and all(getattr(plan, name) is None for name in _FLAGS):
         raise SpecError("the plan changes nothing that DDP has an argument for")
     reason = why_plan(plan)
     arguments: list[tuple[str, object, str]] = []
@@ -51,14 +57,15 @@ def ddp(recommendation: Recommendation, _: Place) -> list[Line]:
             raise SpecError(f"buckets of several sizes need bucket_cap_mb_list, torch 2.12 or newer; here is {version}")
         note = "MiB for each bucket as gradients become ready, the last repeats; it replaces the first bucket of 1 MiB"
         arguments.append(("bucket_cap_mb_list", caps, f"{note}. {reason}"))
-    for name in ("gradient_as_bucket_view", "static_graph"):
+    for name in _FLAGS:
         if getattr(plan, name) is not None:
             arguments.append((name, getattr(plan, name), f"part of the measured plan. {reason}"))
     lines = [Line("DDP_KWARGS = {")]
     lines += [Line(f'    "{name}": {value!r},', why) for name, value, why in arguments]
     lines += [Line("}"), *_checked(plan)]
     if plan.hook:
-        lines.append(Line(f"COMM_HOOK = {plan.hook!r}", "asked for; it changes the numbers that are summed"))
+        note = "asked for; it changes the numbers that are summed. DDP takes it by register_comm_hook, not as argument"
+        lines.append(Line(f"COMM_HOOK = {plan.hook!r}", f"{note}. {reason}"))
     return lines
 
 

@@ -16,12 +16,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from commbench.emit.target import Line, Place, only, rules_for, why
+from commbench.emit.target import Line, Place, number, only, rules_for, why
 from commbench.errors import MissingLibrary, SpecError
 from commbench.records.recommendation import Recommendation, Rule
 
 Tree = dict[str, Any]
 SWITCHES = ("MPIR_CVAR_DEVICE_COLLECTIVES",)
+REACH = (
+    "MPIR_CVAR_..._DEVICE_COLLECTIVE=0 holds for the whole process: MPICH's device (shared memory, one leader a host) "
+    "chooses before the rules are asked. So sizes of these collectives without a rule lose its choice too, and may be "
+    "slower than by default; commbench verify shows what it does to a job"
+)
 _PAGE = 4096
 _LARGEST = 2**31 - 1  # sizes are read by atoi
 
@@ -154,7 +159,7 @@ def leaf(rule: Rule, rest: Tree) -> Tree:
     keys: Tree = {}
     for name in one.parameters.get(algorithm, ()):
         if name.endswith("KVAL"):
-            keys[f"k={settings.get(prefix + name, '2')}"] = {}
+            keys[f"k={number(prefix + name, settings.get(prefix + name, '2'))}"] = {}
         else:
             keys[f"single_phase_recv={'yes' if settings.get(prefix + name) in ('1', 'yes') else 'no'}"] = {}
     tree: Tree = {f"algorithm=MPIR_{one.name.capitalize()}_intra_{algorithm}": keys}

@@ -4,7 +4,7 @@ The grammar is that of the parsers: NVIDIA plugins/tuner/example/plugin.c (8 to 
 names silently taken as allreduce, ring, simple), torchcomms comms/ncclx/meta/tuner (7 to 10 fields, intervals, strict).
 """
 
-from commbench.emit.target import Line, Place, only, rules_for, why
+from commbench.emit.target import Line, Place, number, only, rules_for, why
 from commbench.errors import SpecError
 from commbench.records.recommendation import Recommendation, Rule
 
@@ -45,7 +45,7 @@ def choice(rule: Rule, form: str) -> tuple[str, str, str, int | None]:
         if low in settings or high in settings:
             if settings.get(low) != settings.get(high):
                 raise SpecError(f"{form}: a row has one number of channels; {low} and {high} differ or one is missing")
-            return COLLECTIVES[rule.op], algorithm, protocol, int(settings[low])
+            return COLLECTIVES[rule.op], algorithm, protocol, number(low, settings[low])
     return COLLECTIVES[rule.op], algorithm, protocol, None
 
 
@@ -64,7 +64,7 @@ def ncclx(recommendation: Recommendation, _: Place) -> list[Line]:
     lines = [Line("# collective,bytesPerRank,algorithm,protocol,channels,nNodes,nLocalRanks")]
     for rule in rules_for(recommendation, "nccl"):
         collective, algorithm, protocol, channels = choice(rule, "NCCLX's CSV")
-        nodes = rule.nodes or int(recommendation.machine.get("hosts", "0"))
+        nodes = rule.nodes or number("hosts", recommendation.machine.get("hosts", "0"))
         if not nodes or rule.ranks % nodes:
             hosts = f"{rule.ranks} ranks on {nodes or 'unknown'} hosts"
             raise SpecError(f"NCCLX's CSV counts ranks per host, and {hosts} have no such number")

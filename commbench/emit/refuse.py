@@ -54,15 +54,16 @@ def aws(
     if signs and environment.get("OFI_NCCL_TUNER_TYPE", "").lower() != "none":
         raise SpecError(
             f"AWS's tuner is in use ({signs[0]}), and another NCCL_TUNER_PLUGIN replaces it; measure against it first "
-            "(commbench tune with it loaded). --force writes the file: all sizes without a rule lose AWS's choice"
+            "(commbench tune with it loaded). With --force all sizes without a rule lose AWS's choice"
         )
 
 
 def ll128(recommendation: Recommendation) -> None:
     """SpecError where a rule wants LL128 and NCCL's own table forbids it here: forced, it can corrupt data.
 
-    The machine's fact `nccl_ll128` is `allowed` or `forbidden`, from the table in NCCL's log (SUBSYS=TUNING). A tuner
-    is shown the table and leaves alone what it forbids; a variable is not, so there the fact must be known.
+    The machine's fact `nccl_ll128` is `allowed` or `forbidden`, as in the table of NCCL's log (SUBSYS=TUNING); a search
+    does not record it yet. A tuner is shown the table and leaves alone what it forbids; a variable is not, so there the
+    fact must be known.
     """
     table = recommendation.machine.get("nccl_ll128", "unknown")
     for rule in filter(proven, recommendation.rules):
@@ -75,7 +76,7 @@ def ll128(recommendation: Recommendation) -> None:
             )
             raise SpecError(
                 f"{rule.op} from {rule.min_bytes} bytes: LL128, and NCCL's table {reason}; unsupported, it "
-                "corrupts data. Tune again with NCCL_DEBUG=INFO NCCL_DEBUG_SUBSYS=TUNING, or without LL128"
+                "corrupts data. Tune again without LL128"
             )
 
 

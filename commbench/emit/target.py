@@ -1,5 +1,6 @@
 """What a target is: a function from a recommendation to lines, each with its reason."""
 
+import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +31,7 @@ class Target(NamedTuple):
     library  whose version must be the recommendation's ("": none)
     kind     rules, buckets or both
     mark     how a comment begins; "": the format has none, so what would be comments goes into a second file
+    one_size whether it has room for one bucket size and nothing else of a plan
     """
 
     write: Callable[[Recommendation, Place], list[Line]]
@@ -38,6 +40,7 @@ class Target(NamedTuple):
     file: str
     says: str
     mark: str = "#"
+    one_size: bool = False
 
 
 # The library that a setting is of, by how its name begins. Open MPI's are without OMPI_MCA_, as MPI_T has them.
@@ -117,6 +120,13 @@ def why_plan(plan: BucketPlan) -> str:
 def share(value: float, low: float, high: float) -> str:
     """`36.1 % (33.0 to 39.2)`."""
     return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def number(name: str, text: str) -> int:
+    """The value of a setting or fact that counts something. SpecError names it where it is no number."""
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise SpecError(f"{name}={text}: not a whole number of 0 or more; tune again with one")
+    return int(text)
 
 
 def only(rule: Rule, known: Sequence[str], form: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Environment variables: for a shell, for Slurm, for Kubernetes.
 
-A variable holds for all sizes. So what was chosen for some sizes goes into the library's own rules file, and the
-variables only switch it on; a setting that has no place there is a variable only where every rule agrees on it.
+A variable holds for all sizes and collectives. So what was chosen for some sizes goes into the library's own rules
+file, and the variables only switch it on; a setting that has no place there is a variable only where it was raced for
+whole processes. What the switches take along (Open MPI's han) is said in the file.
 """
 
 import json
@@ -9,7 +10,7 @@ import shlex
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from commbench.backends.mpi_tool import implied
+from commbench.backends.mpi_tool import at_start, implied
 from commbench.emit import mpi, mpich, nccl
 from commbench.emit.target import Line, Place, library_of, plain, proven
 from commbench.errors import SpecError
@@ -44,10 +45,9 @@ def _scoped(recommendation: Recommendation, library: str) -> bool:
 
 def variables(recommendation: Recommendation, folder: PurePosixPath) -> list[Variable]:
     """What to set; `folder` is where the job finds the rules files. SpecError where a variable would reach too far."""
-    rules = [rule for rule in recommendation.rules if proven(rule)]
     found: list[Variable] = []
     for library in _libraries(recommendation):
-        own = [rule for rule in rules if any(library_of(name) == library for name, _ in rule.settings)]
+        own = _own(recommendation, library)
         if _scoped(recommendation, library):
             found += _switches(library, recommendation, own, folder)
         else:
@@ -55,6 +55,19 @@ def variables(recommendation: Recommendation, folder: PurePosixPath) -> list[Var
     if not found:
         raise SpecError(f"nothing to set: {recommendation.keep_default or 'no proven rule has a variable'}")
     return found
+
+
+def reach(recommendation: Recommendation) -> dict[str, str]:
+    """Library -> what the switches of its rules file take along where it has no rule."""
+    found = {"openmpi": mpi.REACH, "mpich": mpich.REACH}
+    if mpi.HAN not in mpi.switches(recommendation, _own(recommendation, "openmpi")):
+        del found["openmpi"]
+    return {library: told for library, told in found.items() if _scoped(recommendation, library)}
+
+
+def _own(recommendation: Recommendation, library: str) -> list[Rule]:
+    rules = filter(proven, recommendation.rules)
+    return [rule for rule in rules if any(library_of(name) == library for name, _ in rule.settings)]
 
 
 def _switches(library: str, recommendation: Recommendation, rules: list[Rule], folder: PurePosixPath) -> list[Variable]:
@@ -69,22 +82,19 @@ def _switches(library: str, recommendation: Recommendation, rules: list[Rule], f
         read = Variable(
             "OMPI_MCA_coll_tuned_dynamic_rules_filename", path, "a file that is not there is not complained of"
         )
-        more = {name: value for rule in rules for name, value in plain(rule).items() if name in mpi.SWITCHES}
-        if recommendation.machine.get("hosts", "1") != "1":
-            more.setdefault("coll_han_priority", "0")
+        more = mpi.switches(recommendation, rules)
     else:
         read = Variable(
             "MPIR_CVAR_COLL_SELECTION_TUNING_JSON_FILE", path, "all decisions, of which some are the measured ones"
         )
         more = {"MPIR_CVAR_DEVICE_COLLECTIVES": "percoll"}
     needs = {key: value for rule in rules for name in plain(rule) for key, value in implied(name).items()} | more
-    return [read, *(Variable(_full(name), value, _WHY.get(name, _DEVICE)) for name, value in needs.items())]
+    return [read, *(Variable(_full(name), value, _WHY.get(name, mpich.REACH)) for name, value in needs.items())]
 
 
-_DEVICE = "the device's own choice comes first otherwise"
 _WHY = {
     "coll_tuned_use_dynamic_rules": "without it no rules are read",
-    "coll_han_priority": "over several hosts han comes before tuned (Open MPI 5), and the rules would not be asked",
+    mpi.HAN: mpi.REACH,
 }
 
 
@@ -94,7 +104,7 @@ def _full(name: str) -> str:
 
 
 def _agreed(rules: list[Rule]) -> list[Variable]:
-    """One value for all sizes."""
+    """One value for all sizes: of what a process starts with, so that the race was one of whole processes."""
     found = []
     for name in dict.fromkeys(name for rule in rules for name, _ in rule.settings):
         values = {dict(rule.settings).get(name) for rule in rules}
@@ -102,8 +112,17 @@ def _agreed(rules: list[Rule]) -> list[Variable]:
             raise SpecError(
                 f"{name} differs between sizes ({', '.join(sorted(map(str, values)))}), and a variable holds for all"
             )
+        value = dict(rules[0].settings)[name]
         sizes = f"{min(rule.min_bytes for rule in rules)} to {max(rule.max_bytes for rule in rules)} bytes"
-        found.append(Variable(_full(name), dict(rules[0].settings)[name], f"measured at {sizes}; it holds for all"))
+        if library_of(name) != "nccl" and not at_start(name):
+            ops = ", ".join(dict.fromkeys(rule.op for rule in rules))
+            helps = f"; {mpi.by_launch(name, value)}" if library_of(name) == "openmpi" else ""
+            raise SpecError(
+                f"{name}={value} is proved for {ops} of {sizes}, and a variable holds for all sizes and collectives, "
+                f"where it may be slower{helps}"
+            )
+        reason = f"proved at {sizes}; it holds for all, and was proved slower at no measured size"
+        found.append(Variable(_full(name), value, reason))
     return found
 
 

@@ -88,7 +88,8 @@ def conduct(asked: Asked) -> Conduct:
 
 
 def _refuse(spec: AcceptSpec, bench: Bench) -> None:
-    """What only the ranks can tell. SpecError: a host to leave out that nobody knows, hosts of different size."""
+    """What only the ranks can tell. SpecError: a host to leave out that nobody knows, nobody left, hosts of different
+    size."""
     machine = bench.machine
     names = [host.name for host in machine.hosts]
     if unknown := [name for name in spec.exclude if name not in (*names, *spec.expect.names)]:
@@ -96,6 +97,9 @@ def _refuse(spec: AcceptSpec, bench: Bench) -> None:
             f"exclude: {', '.join(unknown[:8])} is no host of this test; known: {', '.join(names[:8])}; correct it or "
             "leave it out"
         )
+    lost = read(bench.request.out).excluded if bench.request.resume else {}
+    if not {names[host] for host in machine.host_of} - {*spec.exclude, *lost}:
+        raise SpecError("every host of this launch is left out (exclude, or lost before); start it on others too")
     each = {name: machine.host_of.count(k) for k, name in enumerate(names) if k in machine.host_of}
     if len(set(each.values())) > 1 and not spec.unequal:
         found = ", ".join(f"{name} {count}" for name, count in list(each.items())[:8])

@@ -13,13 +13,14 @@ import msgspec
 from commbench import __version__, store
 from commbench.errors import LaunchError, SpecError
 from commbench.jobs import runfolder
-from commbench.measure import probe, trial
+from commbench.measure import trial
 from commbench.measure.guard import guarded
 from commbench.records import Case, Host, Machine, Measurement, Run
 from commbench.records import recommendation as records
-from commbench.records.recommendation import BucketPlan, Recommendation, facts_of, versions_of
+from commbench.records.recommendation import BucketPlan, Recommendation
 from commbench.spec.ownjob import OwnJob
 from commbench.stats.trials import Restart
+from commbench.training import place
 from commbench.training.apply import FILE
 from commbench.tune.candidates import Settings
 from commbench.tune.evidence import Trials
@@ -89,7 +90,7 @@ def _search(request: Request, say: Say, environment: Mapping[str, str]) -> Plann
     case = Case(op=OP, backend="job", nbytes=0)
     first = _first(request, case, environment)
     say(f"a start takes {format_time(first.wall_seconds)}; {len(plans) - 1} candidates")
-    book = runfolder.Book(request.out, _run(request, first.world or 1), request.resume)
+    book = runfolder.Book(request.out, _run(request, first), request.resume)
     launches = Launches(
         [case],
         {OP: race(plans)},
@@ -120,10 +121,11 @@ def _search(request: Request, say: Say, environment: Mapping[str, str]) -> Plann
         commbench=__version__,
         spec=request.canonical,
         seed=spec.seed,
-        machine=_machine(first.world or 1),
+        machine=_machine(first),
         command=request.command,
         text_sha256="",
         parameters=0,
+        dtype="+".join(first.dtypes),
         plans=plans,
         trials=book.compared,
         budget=spec.budget,
@@ -154,7 +156,7 @@ def _first(request: Request, case: Case, environment: Mapping[str, str]) -> Rest
     return first
 
 
-def _run(request: Request, ranks: int) -> Run:
+def _run(request: Request, first: Restart) -> Run:
     return Run(
         format=store.FORMAT,
         name=request.spec.name,
@@ -162,7 +164,7 @@ def _run(request: Request, ranks: int) -> Run:
         commbench=__version__,
         seed=request.spec.seed,
         spec=request.canonical,
-        machine=_machine(ranks),
+        machine=_machine(first),
         command=request.command,
     )
 
@@ -214,8 +216,8 @@ def _start(
 
 
 def _candidate(request: Request, settings: Settings, ranks: int) -> Recommendation:
-    """A candidate in the form in which the job reads it. Nothing of it is proved: it is a question."""
-    machine = _machine(ranks)
+    """A candidate in the form in which the job reads it. Nothing of it is proved: it is a question, which may be put on
+    any machine."""
     plan = BucketPlan(
         model=request.spec.name,
         ranks=ranks,
@@ -230,8 +232,8 @@ def _candidate(request: Request, settings: Settings, ranks: int) -> Recommendati
         name=request.spec.name,
         created=request.created,
         expires=request.created,
-        machine=facts_of(machine),
-        versions=versions_of(machine),
+        machine={},
+        versions={},
         data_sha256="",
         buckets=(plan,),
         notes=("a candidate under trial, not a recommendation",),
@@ -267,6 +269,12 @@ def _measured(launch: Launch, one: Restart, first: Restart, skip: int) -> Measur
     )
 
 
-def _machine(ranks: int) -> Machine:
-    """This machine; how the job spreads over hosts is its launcher's business and not known here."""
-    return Machine(hosts=(Host(name="here"),), host_of=(0,) * ranks, launcher="", facts=probe.facts())
+def _machine(first: Restart) -> Machine:
+    """Where the ranks ran, as they tell it; how they lie on hosts is their launcher's business and not known here."""
+    return Machine(
+        hosts=(Host(name="unknown"),),
+        host_of=(0,) * (first.world or 1),
+        launcher="",
+        facts=first.facts or place.facts(),
+        warnings=("how the ranks lie on hosts is not known: the job was started by its own command",),
+    )

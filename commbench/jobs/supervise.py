@@ -6,8 +6,10 @@ call; where rank 0 itself is gone, by the launcher's words, or by asking each ho
 
 import re
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from commbench import allowlist, store
-from commbench.errors import LaunchError
+from commbench.errors import LaunchError, SpecError
 from commbench.jobs import verdict
 from commbench.jobs.accept import Asked, keep, read
 from commbench.jobs.inside import begin
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _AGAIN = 6  # launches that may end early
 _START_UP = 120.0  # seconds in which nothing is journalled
 _KNOCK = 15.0  # seconds in which a host starts a process that does nothing
+_AT_ONCE = 32  # hosts that are asked to at the same time
 _RANK = re.compile(r"rank 0 \(.*?host (?P<host>[^,()]+), pid \d+\)")
 
 
@@ -49,6 +52,8 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
     if resume:
         same_spec(request)
         hosts = _left(folder, {**read(folder).excluded, **dict.fromkeys(asked.spec.exclude, "")})
+        if not hosts:
+            raise SpecError(f"{folder}: every host of this test is left out, so it cannot go on; choose another --out")
     for _ in range(_AGAIN):
         own = [*arguments, "--out", str(folder), "--started", *(["--resume"] if resume else [])]
         count = sum(host.ranks for host in hosts) or ranks
@@ -125,6 +130,7 @@ def _left(folder: Path, excluded: "Sequence[str] | dict[str, str]") -> tuple[Slo
 
 
 def _with(happened: Acceptance, loss: Loss) -> Acceptance:
+    loss = msgspec.structs.replace(loss, after=happened.launches)
     return msgspec.structs.replace(happened, losses=(*happened.losses, loss))
 
 
@@ -157,12 +163,21 @@ def _unseen(
     if (one := ended.first_lost) and one.host in names:
         return Loss(fault="crash", hosts=(one.host,), ranks=(one.rank,) if one.rank >= 0 else (),
                     sentence=f"rank {one.rank}: {one.sentence}" if one.rank >= 0 else one.sentence)  # fmt: skip
-    silent = tuple(host.name for host in hosts if not _knock(net, launcher, host))
-    if silent:
+    silent = _silent(net, launcher, hosts)
+    if silent and names - set(silent) - {socket.gethostname()}:
         return Loss(fault="hang", hosts=silent, sentence=f"{', '.join(silent)} started no process in {_KNOCK:.0f} s")
+    if silent:  # the launcher reached nobody, not even a sound host: that accuses none
+        return Loss(fault="launch", hosts=(), sentence=f"{launcher} reaches no other host: {ended.why}", certain=False)
     if began and ended.code >= 0:  # somebody died of something that nobody tells
         return Loss(fault="crash", hosts=tuple(host.name for host in hosts), sentence=ended.why, certain=False)
     return Loss(fault="launch", hosts=(), sentence=ended.why, certain=False)
+
+
+def _silent(net: "Lab | None", launcher: str, hosts: Sequence[Slots]) -> tuple[str, ...]:
+    """The hosts that start no process."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        awake = pool.map(lambda host: _knock(net, launcher, host), hosts)
+        return tuple(host.name for host, up in zip(hosts, awake, strict=True) if not up)
 
 
 def _knock(net: "Lab | None", launcher: str, host: Slots) -> bool:

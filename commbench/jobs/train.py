@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -17,7 +17,7 @@ from commbench.errors import CommbenchError, FolderError, LaunchError, MissingLi
 from commbench.lab import launch as lab
 from commbench.measure import launch, probe
 from commbench.spec.train import TrainSpec
-from commbench.training.apply import FILE, ddp_kwargs
+from commbench.training.apply import FILE, chosen, kwargs, sharding
 from commbench.training.record import NAME, Alone, Gradient, RankResult, Trained
 from commbench.training.recorder import FOLDER, StepRecorder
 from commbench.training.text import Text, standard_library
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from commbench.lab.client import Lab
     from commbench.training.job import Job, Times
 
+HOOKS = ("bf16", "fp16", "powersgd")
 _START_UP = 180.0  # seconds in which every rank has loaded its libraries and met the others
-_T = TypeVar("_T")
 Say = Callable[[str], None]
 Guard = Callable[[str, float], AbstractContextManager[None]]
 
@@ -59,8 +59,7 @@ def check(request: TrainRequest, ranks: int | None = None) -> None:
         )
     if (request.out / NAME).exists() or any(request.out.glob("steps-*.jsonl")):
         raise FolderError(f"{request.out} already holds a training run; choose another --out")
-    if request.spec.parallel == "ddp":
-        ddp_kwargs(ranks=ranks)
+    _settings(request.spec, ranks)
 
 
 def read(folder: Path) -> Trained:
@@ -145,8 +144,9 @@ def _work(request: TrainRequest, world: World, rollcall: RollCall | None, place:
             rollcall.name([f"rank {r} (host {i.host}, pid {i.pid})" for r, i in enumerate(identities)])
         text = standard_library(spec.text)
         same(world, text.sha256, "text (other versions of Python have other sources)")
-        kwargs, origin = _settings(spec, world)
-    result = _train(request, world, guard, text, kwargs, backend.device)
+        settings = _settings(spec, world.size)
+        same(world, str(settings), "recommendation")
+    result = _train(request, world, guard, text, settings, backend.device)
     told = world.gather(msgspec.json.encode(result.rank))
     code = 0
     if world.rank == 0:
@@ -158,8 +158,8 @@ def _work(request: TrainRequest, world: World, rollcall: RollCall | None, place:
             machine=msgspec.structs.replace(machine, facts={**machine.facts, **backend.facts}),
             command=request.command,
             text_sha256=text.sha256,
-            applied=kwargs,
-            origin=origin,
+            applied=settings.kwargs | ({"hook": settings.hook} if settings.hook else {}),
+            origin=settings.origin,
             ranks=tuple(msgspec.json.decode(part, type=RankResult) for part in told),
             **result.facts,
         )
@@ -182,18 +182,32 @@ def same(world: World, mine: str, what: str) -> None:
         raise LaunchError(f"ranks {differing} have another {what} than rank 0; start all of them alike")
 
 
-def _settings(spec: TrainSpec, world: World) -> tuple[dict[str, Any], str]:
-    """(arguments of DDP, where they are from): a recommendation replaces the spec's caps."""
-    if spec.parallel != "ddp":
-        return msgspec.to_builtins(spec.fsdp), "spec"
-    chosen = ddp_kwargs(ranks=world.size)
-    same(world, str(sorted(chosen.items())), "recommendation")
-    base_kwargs = spec.ddp.kwargs()
-    if not chosen:
-        return base_kwargs, "spec"
-    if any(key.startswith("bucket_cap") for key in chosen):
-        base_kwargs = {key: value for key, value in base_kwargs.items() if not key.startswith("bucket_cap")}
-    return base_kwargs | chosen, os.environ[FILE]
+class _Settings(NamedTuple):
+    """Arguments of DDP or FSDP2, the hook, and where they are from."""
+
+    kwargs: dict[str, Any]
+    hook: str
+    origin: str
+
+
+def _settings(spec: TrainSpec, ranks: int | None) -> _Settings:
+    """A recommendation replaces what the spec says of the same: caps, groups of modules, the hook.
+
+    Raises as `ddp_kwargs`, and CommbenchError where this job cannot do what the plan says.
+    """
+    sharded = spec.parallel == "fsdp2"
+    plan = chosen(ranks=ranks, sharded=sharded)
+    own = msgspec.to_builtins(spec.fsdp) if sharded else spec.ddp.kwargs()
+    if plan is None:
+        return _Settings(own, spec.ddp.hook, "spec")
+    asked = sharding(plan, [f"blocks.{k}" for k in range(spec.layers)]) if sharded else kwargs(plan)
+    if any(key.startswith("bucket_cap") for key in asked):
+        own = {key: value for key, value in own.items() if not key.startswith("bucket_cap")}
+    if plan.hook not in ("", *HOOKS):
+        raise CommbenchError(f"the plan of {plan.model} has the hook {plan.hook}; this job has {', '.join(HOOKS)}")
+    if plan.hook == "bf16" and spec.backend == "gloo":
+        raise CommbenchError(f"the plan of {plan.model} has the hook bf16, which torch refuses over gloo")
+    return _Settings(own | asked, plan.hook or spec.ddp.hook, os.environ[FILE])
 
 
 class _Result(NamedTuple):
@@ -203,9 +217,7 @@ class _Result(NamedTuple):
     facts: dict[str, Any]
 
 
-def _train(
-    request: TrainRequest, world: World, guard: Guard, text: Text, kwargs: dict[str, Any], device: Any
-) -> _Result:
+def _train(request: TrainRequest, world: World, guard: Guard, text: Text, settings: _Settings, device: Any) -> _Result:
     from commbench.training.job import Job
 
     spec = request.spec
@@ -218,7 +230,7 @@ def _train(
             world.barrier()
             alone.append(job.alone(k))
     with guard("wrapping the model", _START_UP):
-        job.wrap(kwargs if spec.parallel == "ddp" else {})
+        job.wrap(settings.kwargs, settings.hook)
     steps = []
     for k in range(spec.steps):
         with guard(f"training step {k}", spec.deadline):
@@ -231,8 +243,10 @@ def _train(
         steps.append(times)
     if spec.parallel == "ddp":
         recorder.ddp(job.model)
+    else:
+        recorder.sharded(job.sharded())
     recorder.close()
-    return _result(spec, job, alone[1:], steps, kwargs)  # the first step alone pays for what is done once
+    return _result(spec, job, alone[1:], steps, settings.kwargs)  # the first step alone pays for what is done once
 
 
 def _result(

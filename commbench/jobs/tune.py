@@ -260,7 +260,7 @@ def read(folder: Path, spec: TuneSpec) -> Tuned:
         searched = msgspec.json.decode(path.read_bytes(), type=Searched)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; the search has not ended (--resume goes on with it)") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise FolderError(f"{path} is damaged: {error}") from None
     run, measurements = store.load(folder)
     return Tuned(run, measurements, racing(spec, run.machine), searched, records.read(folder))

@@ -1,35 +1,34 @@
 """`commbench verify`: restarts of the user's own job with and without a recommendation, in random order, judged."""
 
-import contextlib
-import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import msgspec
 
-from commbench.emit import emit, mpich
+from commbench.emit import emit, mpich, refuse
 from commbench.emit import variables as emitted
 from commbench.emit.build import build
 from commbench.emit.target import Place, library_of, proven
 from commbench.errors import FolderError, SpecError, StoreError
-from commbench.measure import probe, trial
+from commbench.measure import trial
 from commbench.measure.guard import guarded
-from commbench.records import Host, Machine
 from commbench.records import recommendation as records
-from commbench.records.recommendation import Recommendation
+from commbench.records.recommendation import BucketPlan, Recommendation
 from commbench.stats.trials import MIN_ROUNDS, SIDES, Judgement, Restart, Side, judge
 from commbench.store import write_atomically
 from commbench.training.apply import FILE, FORCE
+from commbench.training.place import elsewhere
 from commbench.units import format_time
 
 FORMAT = 1
 NAME = "verify.json"
 _FEWEST = 2 * MIN_ROUNDS  # starts of an honest comparison
+_MARGIN = 1.1  # for starts that take a little longer than the first
 _PATIENCE = 2.0  # seconds without a sign of life, at least, before a start hangs
 _SLOW = 3.0  # a start that takes so many times the slowest before it hangs
 _SPARE = 10.0  # seconds added to that
@@ -91,13 +90,16 @@ def verify(request: Request, told: Told, environment: Mapping[str, str]) -> Veri
     if recommendation.keep_default or not any(gains):
         reason = recommendation.keep_default or "no rule and no bucket plan in it has a gain above zero"
         return _write(request, recommendation, {}, [], 0.0, Judgement(void=f"nothing to verify: {reason}"), ())
+    plans = [one for one in recommendation.buckets if one.gain_low > 0]
+    _takes(request, plans)
     notes = _fits(request, recommendation)
-    plan = any(one.gain_low > 0 for one in recommendation.buckets)
     settings = variables(recommendation, _restarts_in(request))
     notes += _beside(settings, environment)
+    if settings and not request.force:
+        refuse.aws("env", recommendation, environment)
     if settings:
         write_files(recommendation, _restarts_in(request), request.argv[0])
-    if plan:
+    if plans:
         settings[FILE] = str((request.folder / records.NAME).absolute())
         if request.force:
             settings[FORCE] = "1"
@@ -107,16 +109,19 @@ def verify(request: Request, told: Told, environment: Mapping[str, str]) -> Veri
         restarts, short = _restarts(request, recommendation, settings, {**environment, _VERIFIES: word}, told)
     notes += _other_ranks(recommendation, restarts)
     judgement = judge(
-        restarts,
+        _evenly(restarts) if request.pattern else restarts,
         settings,
-        plan=plan,
+        plans=plans,
         skip=request.skip,
         min_effect=request.min_effect,
         confidence=request.confidence,
     )
+    if any(one.code is None for one in restarts) and not short:
+        silent = format_time(max(_PATIENCE, request.budget / _FEWEST))
+        notes.append(f"a start that shows nothing for {silent} is ended; with a larger --budget, later")
     if short:
         notes.append(short)
-        if judgement.void and not any(one.why for one in restarts):
+        if judgement.void and not any(one.why for one in restarts[1:]):
             judgement = msgspec.structs.replace(judgement, void=short)
     return _write(request, recommendation, settings, restarts, time.monotonic() - began, judgement, tuple(notes))
 
@@ -154,33 +159,34 @@ def write_files(recommendation: Recommendation, folder: Path, program: str) -> N
         build(place)
 
 
+def _takes(request: Request, plans: Sequence[BucketPlan]) -> None:
+    """SpecError for a plan that no variable brings into a job: both sides would be the default."""
+    if ("commbench", "train") in pairwise(PurePosixPath(word).name for word in request.argv):
+        return  # the reference job takes all of a plan, and tells what became of it
+    say = f"commbench verify {request.folder} -- commbench train SPEC -n N has the reference job do it"
+    for plan in plans:
+        if plan.modules:
+            raise SpecError(
+                f"the plan of {plan.model} shards modules with FSDP2, which {FILE} does not do in this job: {say}; "
+                f"commbench emit {request.folder} --for fsdp2 writes the function for a job of yours"
+            )
+        if plan.hook:
+            raise SpecError(
+                f"the plan of {plan.model} has the communication hook {plan.hook}, which ddp_kwargs() does not "
+                f"register in this job: {say}; in a job of yours, register it by hand and compare the "
+                "losses, which it changes"
+            )
+
+
 def _fits(request: Request, recommendation: Recommendation) -> list[str]:
     """Refuses another machine or library version, with the facts that differ; with --force they become notes."""
-    here = Machine(
-        hosts=(Host(name="here"),), host_of=(0,), launcher="", facts=probe.facts(), fabric=probe.fabric(os.environ)
-    )
-    facts = {name: value for name, value in records.facts_of(here).items() if name not in _OF_THE_JOB}
-    differ = [*records.differences(recommendation.machine, facts)]
-    differ += records.differences(recommendation.versions, _installed(recommendation.versions))
+    differ = elsewhere(recommendation)
     if differ and not request.force:
         raise FolderError(f"{request.folder} was made elsewhere: {'; '.join(map(str, differ))}. {_RISK}")
     notes = [f"forced: {one}" for one in differ]
     if recommendation.expires and recommendation.expires < request.created:
         notes.append(f"the recommendation expired on {recommendation.expires[:10]}")
     return notes
-
-
-_DISTRIBUTIONS = {"nccl": ("nvidia-nccl-cu13", "nvidia-nccl-cu12")}
-_OF_THE_JOB = ("ranks", "hosts", "ranks_per_host")  # known when it runs
-
-
-def _installed(names: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for name in names:
-        for distribution in _DISTRIBUTIONS.get(name, (name,)):
-            with contextlib.suppress(metadata.PackageNotFoundError):  # not known here: not compared
-                found[name] = metadata.version(distribution)
-    return found
 
 
 def _beside(settings: Mapping[str, str], environment: Mapping[str, str]) -> list[str]:
@@ -225,6 +231,8 @@ def _restarts(
             one = trial.restart(wanted, limits)
             done.append(one)
             told(one)
+            if len(done) == 1 and one.code is None and one.wall_seconds >= request.budget:
+                return done, _unfinished(one, request)
             if not one.why and len(done) == 1 and one.wall_seconds * _FEWEST > request.budget:
                 return done, _too_short(done, request)
         worlds = {one.world for one in done} - {None}
@@ -236,6 +244,13 @@ def _restarts(
             words = " and ".join(sorted(f"{one.world} {one.side}" for one in done[-2:]))
             return done, f"the two sides have different numbers of ranks ({words}), so they did not do the same work"
     return done, ""
+
+
+def _evenly(restarts: Sequence[Restart]) -> list[Restart]:
+    """A job that is only looked at may escape a look: what was not seen in every start is taken for seen in none."""
+    if all(one.seen is not None for one in restarts):
+        return list(restarts)
+    return [msgspec.structs.replace(one, seen=None, world=None) for one in restarts]
 
 
 def orders(rounds: int, seed: int) -> list[tuple[Side, Side]]:
@@ -257,10 +272,19 @@ def _too_short(done: Sequence[Restart], request: Request) -> str:
     rounds = len(done) // 2
     if rounds >= MIN_ROUNDS:
         return f"--budget {format_time(request.budget)} was enough for {rounds} of {request.rounds} rounds"
-    least = slowest * _FEWEST * 1.1
+    least = slowest * _FEWEST * _MARGIN
     return (
         f"--budget {format_time(request.budget)} is too small: one start takes {format_time(slowest)}, and the least "
         f"honest comparison ({MIN_ROUNDS} rounds of two starts) {format_time(least)}"
+    )
+
+
+def _unfinished(first: Restart, request: Request) -> str:
+    """What to do where nobody knows how long a start takes."""
+    return (
+        f"--budget {format_time(request.budget)} is too small: the first start ({first.side}) is not done in it; the "
+        f"smallest that would do is {_FEWEST * _MARGIN:.2g} times as long as one start of the job: give it fewer "
+        "steps, or a larger --budget"
     )
 
 

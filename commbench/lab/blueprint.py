@@ -25,5 +25,5 @@ def read(folder: Path) -> Blueprint:
     """Raises LaunchError where there is no lab, or no more."""
     try:
         return msgspec.json.decode((folder / _FILE).read_bytes(), type=Blueprint)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LaunchError(f"there is no lab in {folder} ({error})") from None

@@ -23,6 +23,9 @@ from commbench.records import Fabric, Host, Machine
 from commbench.world import World
 from commbench.world.discover import Place
 
+_DRIVER = Path("/proc/driver/nvidia")
+_DEVICES = Path("/dev")
+
 
 class Identity(msgspec.Struct, frozen=True):
     """What one rank tells the others about itself."""
@@ -42,7 +45,7 @@ def facts() -> dict[str, str]:
         "cpu": _first(r"model name\s*:\s*(.*)", "/proc/cpuinfo") or platform.processor(),
         "governor": _first(r"(.*)", "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "clocksource": _first(r"(.*)", "/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        "nvidia_driver": _first(r"Kernel Module\s+([\d.]+)", "/proc/driver/nvidia/version"),
+        **_nvidia(),
     }
     found["usable_cores"] = str(len(_cores()))
     for name in ("numpy", "mpi4py", "torch"):
@@ -162,7 +165,25 @@ def fabric(env: Mapping[str, str]) -> Fabric | None:
 
 def gpus() -> int:
     """NVIDIA GPUs that this machine shows, without asking CUDA."""
-    return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev")) if os.path.isdir("/dev") else 0
+    return len(_devices())
+
+
+def _devices() -> set[str]:
+    """The numbers of NVIDIA's device files; in a container those that it was given."""
+    shown = os.listdir(_DEVICES) if _DEVICES.is_dir() else []
+    return {match[1] for name in shown if (match := re.fullmatch(r"nvidia(\d+)", name))}
+
+
+def _nvidia() -> dict[str, str]:
+    """Driver, number and model of NVIDIA's GPUs, as far as files tell them: no process is started. "": not known."""
+    driver = _first(r"Kernel Module(?: for \S+)?\s+([\d.]+)", str(_DRIVER / "version"))  # the open one tells for what
+    shown, models = _devices(), set()
+    for path in _DRIVER.glob("gpus/*/information"):
+        told = dict(line.partition(":")[::2] for line in _lines(str(path)))
+        if told.get("Device Minor", "").strip() in shown:
+            models.add(told.get("Model", "").strip())
+    count = str(len(shown)) if driver or shown else ""
+    return {"nvidia_driver": driver, "gpus": count, "gpu": ", ".join(sorted(models - {""}))}
 
 
 def installed(distribution: str) -> str:

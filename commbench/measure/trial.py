@@ -7,7 +7,6 @@ a word that no other process has, and by it those are found that left the proces
 
 import collections
 import contextlib
-import math
 import os
 import re
 import signal
@@ -17,23 +16,24 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
-
-import msgspec
 
 from commbench.errors import LaunchError, StoreError
 from commbench.measure import launch
 from commbench.measure.guard import kill_marked
+from commbench.measure.told import STEPS, Step, beside, in_files, in_output
+from commbench.measure.witness import Witness
 from commbench.stats.trials import Restart, Side
 
 TOKEN = "COMMBENCH_TRIAL"
-STEPS = "COMMBENCH_STEPS"
 SEED = "COMMBENCH_SEED"
 LOG = "output.log"
 _GRACE = 5.0  # seconds between asking a job to end and killing it
 _LEFT = 10.0  # seconds in which killed processes are gone
+_LOOK = 0.3  # seconds until the ranks are looked for
+_LOOK_AGAIN = 1.5  # times as late for the next look, until they are all there: it takes time from the job
 _LINE = 65536  # characters of a line of output
 _LOG_BYTES = 64 * 2**20
 _MOST_STEPS = 1_000_000
@@ -55,20 +55,14 @@ class Pattern(NamedTuple):
         if not match:
             return None
         named = match.groupdict()
+        told = named["seconds"] if "seconds" in named else match[1]
+        if told is None:  # the group is optional, and this line has no figure
+            return None
         return Step(
             number=int(named["step"]) if named.get("step") else None,
-            seconds=float(named.get("seconds") or match[1]) * self.unit,
+            seconds=float(told) * self.unit,
             loss=float(named["loss"]) if named.get("loss") else None,
         )
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A step as one rank, or the log, tells it."""
-
-    number: int | None = None
-    seconds: float
-    loss: float | None = None
-    tokens: float | None = None
 
 
 class Limits(NamedTuple):
@@ -104,7 +98,11 @@ def restart(wanted: Wanted, limits: Limits) -> Restart:
         ended = _Job(wanted, log, session).wait(limits)
     made: dict[str, Any] = {"side": wanted.side, "round": wanted.round, "wall_seconds": ended.wall}
     try:
-        made |= in_output(ended.steps) if wanted.pattern else in_files(wanted.folder, wanted.watched)
+        if wanted.pattern:
+            made |= in_output(ended.steps) | beside(wanted.folder, wanted.watched)
+            made |= ended.seen if made.get("seen") is None else {}
+        else:
+            made |= in_files(wanted.folder, wanted.watched)
         trouble = ""
     except ValueError as error:
         trouble = str(error)
@@ -118,6 +116,7 @@ class _Ended(NamedTuple):
     steps: list[Step]
     words: str  # what the job said last, its own error before all else
     odd: str  # what the pattern found and is no number
+    seen: dict[str, Any]  # what the ranks were given, where somebody looked
 
 
 def _why(ended: _Ended, made: Mapping[str, Any], trouble: str) -> str:
@@ -146,6 +145,8 @@ class _Job:
         self._steps: list[Step] = []
         self._odd, self._heard, self._logged = "", 0, 0
         self._began = time.monotonic()
+        # A job that writes no files is looked at from outside.
+        self._witness = Witness(f"{TOKEN}={self._token}", wanted.watched) if wanted.pattern else None
         environment = {launch.SESSION: session, **wanted.environment}
         environment |= {TOKEN: self._token, STEPS: str(wanted.folder.absolute()), SEED: str(wanted.round)}
         try:
@@ -195,12 +196,15 @@ class _Job:
         """Waits for the end or for a limit; no process of the job is left when this returns, whatever happens."""
         stopped = ""
         life, since = self._life(), time.monotonic()
+        look = _LOOK
         try:
             while self._process.poll() is None:
                 time.sleep(0.02)
                 now = time.monotonic()
                 if now - since > 0.5 and (found := self._life()) != life:
                     life, since = found, now
+                if self._witness and look and now - self._began > look:
+                    look = 0.0 if self._witness.look() else _LOOK_AGAIN * look
                 if now - self._began > limits.deadline:
                     stopped = f"not done in {limits.deadline:.3g} s"
                 elif now - since > limits.patience:
@@ -212,7 +216,8 @@ class _Job:
             self._end()
             self._listener.join(2.0)
         words = self._raised or " | ".join(self._tail)
-        return _Ended(self._process.returncode, wall, stopped, self._steps, words, self._odd)
+        seen = self._witness.told if self._witness else {}
+        return _Ended(self._process.returncode, wall, stopped, self._steps, words, self._odd, seen)
 
     def _life(self) -> int:
         """A number that grows while the job prints or writes steps."""
@@ -233,124 +238,3 @@ class _Job:
         until = time.monotonic() + _LEFT
         while kill_marked(f"{TOKEN}={self._token}".encode()) and time.monotonic() < until:
             time.sleep(0.02)
-
-
-def in_output(steps: Sequence[Step]) -> dict[str, Any]:
-    """Fields of a Restart from what the pattern found. ValueError where it found nothing, or nothing that makes sense.
-
-    Where every rank prints each step, and the pattern tells which, the slowest counts.
-    """
-    if not steps:
-        raise ValueError("--step-regex found no step in its output")
-    if any(step.number is None for step in steps):
-        _sensible(steps)
-        return {"seconds": tuple(s.seconds for s in steps), "losses": _losses([s.loss] for s in steps)}
-    found: dict[int, list[Step]] = {}
-    for step in steps:
-        found.setdefault(step.number or 0, []).append(step)
-    return _together([found[number] for number in sorted(found)])
-
-
-def in_files(folder: Path, watched: Sequence[str]) -> dict[str, Any]:
-    """Fields of a Restart from the files of StepRecorder, one a rank. ValueError says what is wrong with them."""
-    paths = sorted(folder.glob("steps-*.jsonl"))
-    if not paths:
-        raise ValueError(
-            "it recorded no step: use commbench.StepRecorder in the job, or find them in its output with --step-regex"
-        )
-    ranks = [_read(path) for path in paths]
-    worlds = {rank.world for rank in ranks} - {None}
-    if len(worlds) > 1:
-        raise ValueError(f"its ranks disagree about their number: {', '.join(map(str, sorted(worlds, key=str)))}")
-    world = worlds.pop() if worlds else None
-    if world is not None and world != len(ranks):
-        raise ValueError(f"{len(ranks)} of {world} ranks recorded steps: let the launcher pass {STEPS} on (mpirun -x)")
-    numbers = [[step.number for step in rank.steps] for rank in ranks]
-    if not all(numbers):
-        raise ValueError("it recorded no step")
-    if any(own != numbers[0] for own in numbers):
-        counts = ", ".join(map(str, sorted({len(own) for own in numbers})))
-        raise ValueError(f"its ranks recorded different steps ({counts} of them)")
-    if len(set(numbers[0])) < len(numbers[0]):
-        raise ValueError("it recorded a step twice: did the job begin again by itself?")
-    told = [rank.environment for rank in ranks if rank.environment is not None]
-    seen = {name: tuple(sorted({own.get(name, "") for own in told})) for name in watched}
-    return {
-        **_together([list(steps) for steps in zip(*(rank.steps for rank in ranks), strict=True)]),
-        "world": world,
-        "seen": seen if len(told) == len(ranks) else None,
-        "buckets": _buckets(folder),
-    }
-
-
-class _Rank(NamedTuple):
-    steps: list[Step]
-    environment: dict[str, str] | None
-    world: int | None
-
-
-class _Line(msgspec.Struct):
-    """A line of a step file: the first may tell the surroundings, later ones a step each; more fields are allowed."""
-
-    step: int | None = None
-    seconds: float | None = None
-    loss: float | None = None
-    tokens: float | None = None
-    environment: dict[str, str] | None = None
-    world: int | None = None
-
-
-def _read(path: Path) -> _Rank:
-    """A rank's file; a torn last line is dropped."""
-    steps, environment, world = [], None, None
-    decode = msgspec.json.Decoder(_Line).decode
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                found = decode(line)
-            except msgspec.MsgspecError as error:
-                raise ValueError(f"{path.name}:{number}: no step: {error}") from None
-            environment = found.environment if found.environment is not None else environment
-            world = found.world or world
-            if found.seconds is not None:
-                steps.append(Step(number=found.step, seconds=found.seconds, loss=found.loss, tokens=found.tokens))
-    return _Rank(steps, environment, world)
-
-
-def _buckets(folder: Path) -> tuple[int, ...]:
-    """Bytes of DDP's buckets, as rank 0 told them after some steps (`StepRecorder.ddp`); () where it did not."""
-    try:
-        told = msgspec.json.decode((folder / "ddp-0.json").read_bytes(), type=dict[str, msgspec.Raw])
-        sizes = next((told[name] for name in ("rebuilt_bucket_sizes", "bucket_sizes") if name in told), b'""')
-        return tuple(int(size) for size in msgspec.json.decode(sizes, type=str).split(",") if size.strip())
-    except (OSError, ValueError, msgspec.MsgspecError):
-        return ()
-
-
-def _together(steps: Sequence[Sequence[Step]]) -> dict[str, Any]:
-    """One figure a step: its slowest rank, the mean loss, all tokens."""
-    _sensible([one for ranks in steps for one in ranks])
-    tokens = [one.tokens for ranks in steps for one in ranks if one.tokens is not None]
-    return {
-        "seconds": tuple(max(one.seconds for one in ranks) for ranks in steps),
-        "losses": _losses([one.loss for one in ranks] for ranks in steps),
-        "tokens": round(sum(tokens)) if tokens else None,
-    }
-
-
-def _sensible(steps: Iterable[Step]) -> None:
-    for k, step in enumerate(steps):
-        if not (math.isfinite(step.seconds) and step.seconds > 0):
-            number = k if step.number is None else step.number
-            raise ValueError(f"step {number} took {step.seconds:g} s, which is no time")
-
-
-def _losses(steps: Iterable[Sequence[float | None]]) -> tuple[float | None, ...]:
-    found = []
-    for ranks in steps:
-        told = [loss for loss in ranks if loss is not None]
-        mean = sum(told) / len(told) if told else None
-        found.append(mean if mean is not None and math.isfinite(mean) else None)
-    return tuple(found) if any(loss is not None for loss in found) else ()

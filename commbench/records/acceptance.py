@@ -19,6 +19,7 @@ class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     fault    hang (did not answer), crash (died), launch (the ranks never met)
     certain  the hosts were seen to be silent or dead; else they only took part in what stood still
+    after    launches that had begun by then, where the supervisor wrote it
     """
 
     fault: Literal["hang", "crash", "launch"]
@@ -28,6 +29,7 @@ class Loss(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     what: str = ""
     sentence: str = ""
     certain: bool = True
+    after: int = 0
 
 
 class Acceptance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -62,5 +64,5 @@ def read(folder: Path) -> Acceptance:
         return msgspec.json.decode(data, type=Acceptance)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; this is no folder of commbench accept") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FolderError(f"{path} is damaged: {error}") from None

@@ -62,7 +62,8 @@ class BucketPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     tail_us        exposed at the end of the step whatever the buckets are
     modules        FSDP2: names of the modules to shard, each a group of its own; prefetch: how many are fetched ahead
     hook           a communication hook, only where one was asked for; it changes numerics
-    uniform        where the buckets differ: the best single size that is proved too, for frameworks that have one size
+    uniform        where the plan is more than one size: the best that is, and is proved too, for frameworks that have
+                   a size and nothing else
     """
 
     model: str
@@ -88,8 +89,9 @@ class BucketPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def one_size(self) -> "BucketPlan | None":
-        """The plan itself where all its buckets are alike, else `uniform`."""
-        return self if len(set(self.bucket_bytes)) == 1 else self.uniform
+        """The plan itself where one size of all buckets is all that it changes, else `uniform`."""
+        more = self.hook or self.static_graph is not None or self.gradient_as_bucket_view is not None
+        return self.uniform if more or len(set(self.bucket_bytes)) != 1 else self
 
 
 class Recommendation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -178,7 +180,7 @@ def decode(data: bytes, where: Path) -> Recommendation:
                 f"{where}: format {number} is newer than this commbench reads ({FORMAT}); update commbench"
             )
         found = msgspec.json.decode(data, type=Recommendation)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FolderError(f"{where}: not a recommendation: {error}; make it again with commbench tune") from error
     for index, rule in enumerate(found.rules):
         if not 0 <= rule.min_bytes <= rule.max_bytes or rule.ranks < 1:

@@ -176,5 +176,5 @@ def read(folder: Path) -> Verdict:
         return msgspec.json.decode(data, type=Verdict)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; commbench verdict {folder} makes it") from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise FolderError(f"{path} is no verdict: {error}; commbench verdict {folder} makes it again") from None

@@ -53,7 +53,7 @@ def _answer(found: Judgement, min_effect: float) -> str:
     if found.verdict == "worse":
         return f"Worse: the job learns worse with the recommendation (its step time is {range_}). Keep the default."
     if effect.verdict == "faster":
-        return f"Cannot tell: the steps are faster, {range_}, but not all else is equal."
+        return f"Cannot tell: the steps are faster, {range_}, but that is not proof."
     if found.verdict == "same":
         return f"No gain: the difference is less than {100 * min_effect:.3g} % of the step, {range_}. Keep the default."
     return f"Cannot tell: {range_}. More --rounds narrow the interval, as does a quieter machine."

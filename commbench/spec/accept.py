@@ -33,6 +33,7 @@ class Expect(msgspec.Struct, frozen=True, kw_only=True):
     hosts: int | None = None
     names: tuple[str, ...] = ()
     ranks_per_host: int | None = None
+    gpus_per_host: int | None = None
     rails: int | None = None
     transport: str = ""
     same: tuple[str, ...] = ()
@@ -122,7 +123,7 @@ def _risk(field: Field) -> float:
 
 
 def _expect(field: Field) -> Expect:
-    fields = field.mapping(("hosts", "ranks_per_host", "rails", "transport", "same"))
+    fields = field.mapping(("hosts", *_EXPECT))
     said: dict[str, Any] = {key: _EXPECT[key](fields[key]) for key in _EXPECT if key in fields}
     if "hosts" in fields:
         number = isinstance(fields["hosts"].value, int) and not isinstance(fields["hosts"].value, bool)
@@ -169,6 +170,7 @@ def _full(field: Field) -> dict[str, Any]:
 
 _EXPECT: dict[str, v.Reader] = {
     "ranks_per_host": v.whole(1, 4096),
+    "gpus_per_host": v.whole(1, 4096),
     "rails": v.whole(1, 256),
     "transport": _interface,
     "same": v.each(v.name),
@@ -271,4 +273,5 @@ def _known_hosts(fields: Mapping[str, Field], said: Mapping[str, Any]) -> None:
             if name not in known:
                 place = places.get(name, fields[key])
                 raise place.error(f"{name} is not among the expected hosts; add it to expect.hosts, or leave it out")
-    return None
+    if known and not known - set(said.get("exclude", ())):
+        raise fields["exclude"].error("leaves none of the expected hosts; name fewer")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from commbench.records.recommendation import BucketPlan
 from commbench.stats.compare import Effect, verdicts
 from commbench.stats.ratios import log_ratios
 
@@ -45,6 +46,9 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     world     ranks; None: not told
     seen      settings that were asked for -> the values that ranks saw (empty text: not set). None: ranks told nothing
     buckets   bytes of each DDP bucket as they were in the end; () not told
+    applied   what else DDP or FSDP2 says it was built with: {"static_graph": "true", "modules": "blocks.0,blocks.1"}
+    dtypes    of the gradients; () not told
+    facts     of the hosts, as all ranks tell them alike: {"cpu": ...}
     code      the exit code; None: it was stopped
     why       it is no answer; "" where it is one
     """
@@ -57,6 +61,9 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     world: int | None = None
     seen: dict[str, tuple[str, ...]] | None = None
     buckets: tuple[int, ...] = ()
+    applied: dict[str, str] = {}
+    dtypes: tuple[str, ...] = ()
+    facts: dict[str, str] = {}
     code: int | None = None
     wall_seconds: float
     why: str = ""
@@ -80,7 +87,8 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
     void      why there is no answer at all
     doubts    why a gain that was seen does not count as proved
-    effect    confirmed: the ranks saw every setting, and told DDP's buckets where there is a plan; untold: they did not
+    effect    confirmed: the ranks of both sides told what they saw, the recommended ones every setting, and what DDP or
+              FSDP2 made of a plan; untold: they did not, so a gain is a doubt
     """
 
     speed: Effect | None = None
@@ -111,18 +119,19 @@ def judge(
     restarts: Sequence[Restart],
     wanted: "dict[str, str]",
     *,
-    plan: bool = False,
+    plans: Sequence[BucketPlan] = (),
     skip: int = 5,
     min_effect: float = 0.01,
     confidence: float = 0.95,
 ) -> Judgement:
-    """The verdict on interleaved restarts. `wanted`: the settings of the recommendation; `plan`: it has buckets.
+    """The verdict on interleaved restarts. `wanted`: the settings of the recommendation; `plans`: its bucket plans, of
+    which the job takes one.
 
     The first `skip` steps of each restart do not count.
     """
     sides = _Sides(*([one for one in restarts if one.side == side] for side in SIDES))
     counts = (len(sides.default), len(sides.recommended))
-    void = next(_void(sides, wanted, plan, skip), "")
+    void = next(_void(sides, wanted, plans, skip), "")
     if void:
         return Judgement(void=void, restarts=counts)
     medians, means = (
@@ -139,7 +148,10 @@ def judge(
         basis="launches",
     )
     losses = _losses(sides, 1 - (1 - confidence) * _LOSS_SHARE)
+    silent = _silent(sides, plans)
     doubts = []
+    if verdict == "faster" and silent:
+        doubts.append(silent)
     if verdict == "faster" and float(means[1].mean() - means[0].mean()) >= 0:
         doubts.append("the median step is faster, the mean step is not: some steps became much slower")
     if losses.verdict == "lower":
@@ -154,14 +166,47 @@ def judge(
         step_seconds=(math.exp(medians[0].mean()), math.exp(medians[1].mean())),
         restarts=counts,
         losses=losses,
-        effect="confirmed" if all(_told(one, plan) for one in sides.recommended) else "untold",
+        effect="untold" if silent else "confirmed",
         doubts=tuple(doubts),
     )
 
 
-def _told(one: Restart, plan: bool) -> bool:
-    """Whether it shows what it ran with: its environment, and DDP's buckets where the recommendation has a plan."""
-    return one.seen is not None and bool(one.buckets or not plan)
+def _silent(sides: "_Sides", plans: Sequence[BucketPlan]) -> str:
+    """What is not known of the effect, and how it would be; "" where it is confirmed."""
+    every = [*sides.default, *sides.recommended]
+    if any(one.seen is None for one in every):
+        return (
+            "nothing shows that the ranks ran with the settings, so the gain may be something else: make a "
+            "commbench.StepRecorder() in the job, beside --step-regex too, which writes down what each rank sees"
+        )
+    if plans and not any(all(_tells(one, plan) for one in every) for plan in plans):
+        return (
+            "nothing shows what became of the plan, so the gain may be something else: call recorder.ddp(model) of "
+            "commbench.StepRecorder after some steps"
+        )
+    return ""
+
+
+def _asked(plan: BucketPlan) -> dict[str, str]:
+    """What a plan changes beside sizes, as `Restart.applied` tells it."""
+    flags = ("gradient_as_bucket_view", "static_graph")
+    found = {name: str(value).lower() for name in flags if (value := getattr(plan, name)) is not None}
+    found |= {"hook": plan.hook} if plan.hook else {}
+    if plan.modules:
+        found |= {"modules": ",".join(plan.modules), "prefetch": str(plan.prefetch or 0)}
+        if plan.reshard_after_forward is not None:
+            found["reshard_after_forward"] = str(plan.reshard_after_forward).lower()
+    return found
+
+
+def _tells(one: Restart, plan: BucketPlan) -> bool:
+    """Whether it shows all that the plan is about."""
+    return bool(one.buckets or not plan.bucket_bytes) and set(_asked(plan)) <= set(one.applied)
+
+
+def _made(one: Restart, plan: BucketPlan) -> tuple[object, ...]:
+    """What it made of all that the plan is about."""
+    return (plan.bucket_bytes and one.buckets, *(one.applied.get(name) for name in _asked(plan)))
 
 
 def _log_median(seconds: Sequence[float]) -> float:
@@ -180,7 +225,7 @@ class _Sides(NamedTuple):
 _WORDS = {"default": "without the recommendation", "recommended": "with the recommendation"}
 
 
-def _void(sides: _Sides, wanted: "dict[str, str]", plan: bool, skip: int) -> Iterator[str]:
+def _void(sides: _Sides, wanted: "dict[str, str]", plans: Sequence[BucketPlan], skip: int) -> Iterator[str]:
     """Why these restarts give no answer; the first reason is the one that is told."""
     every = [*sides.default, *sides.recommended]
     for bad in (one for one in every if one.why):
@@ -209,9 +254,24 @@ def _void(sides: _Sides, wanted: "dict[str, str]", plan: bool, skip: int) -> Ite
         for name, values in (one.seen or {}).items():
             if wanted.get(name) in values:
                 yield f"{name}={wanted[name]} was seen by ranks of the default side, too: the job sets it by itself"
-    buckets = [{one.buckets for one in side} for side in sides]
-    if plan and buckets[0] == buckets[1] and () not in buckets[0]:
-        yield "the buckets of DDP are the same on both sides: does the job pass commbench.ddp_kwargs() on to DDP?"
+    yield from _not_taken(sides, plans)
+
+
+def _not_taken(sides: _Sides, plans: Sequence[BucketPlan]) -> Iterator[str]:
+    """Where both sides made the same of all that a plan is about, or the recommended one something else."""
+    every = [*sides.default, *sides.recommended]
+    alike = []
+    for plan in plans:
+        base, new = ({_made(one, plan) for one in side} for side in sides)
+        alike.append(base == new and all(_tells(one, plan) for one in every))
+    if plans and all(alike):
+        what = "buckets of DDP are" if any(plan.bucket_bytes for plan in plans) else "settings of the plan are"
+        yield f"the {what} the same on both sides: does the job pass commbench.ddp_kwargs() on to DDP?"
+    for plan in plans if len(plans) == 1 else ():
+        for name, value in _asked(plan).items():
+            told = sorted({one.applied[name] for one in sides.recommended if name in one.applied})
+            if wrong := [one for one in told if not (value in one.lower() if name == "hook" else value == one)]:
+                yield f"{name}={value} of the plan is not in effect: the job has {wrong[0] or 'none'}"
 
 
 def _unlike(sides: _Sides, what: str, values: Sequence[Sequence[int | None]], hint: str) -> Iterator[str]:

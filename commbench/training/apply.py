@@ -2,11 +2,13 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from commbench.errors import CommbenchError, FolderError
 from commbench.records.recommendation import BucketPlan, Recommendation, decode
+from commbench.training.place import elsewhere, installed
 from commbench.world.discover import discover
 
 FILE = "COMMBENCH_RECOMMENDATION"
@@ -21,36 +23,55 @@ def ddp_kwargs(model: str = "", ranks: int | None = None, force: bool = False) -
     or recommends the default.
 
     `model` chooses among plans of several models, `ranks` is the launcher's number unless given. Raises FolderError
-    where the file is missing or damaged, CommbenchError where it was made for another number of ranks or another
-    torch; `force` (or $COMMBENCH_FORCE=1) applies it all the same with a warning, because nobody has measured what is
-    used then. Neither torch nor MPI is loaded.
+    where the file is missing or damaged, CommbenchError where it was made on another machine, for another number of
+    ranks, another torch, or for FSDP2; `force` (or $COMMBENCH_FORCE=1) applies it elsewhere all the same with a
+    warning, because nobody has measured what is used then. Neither torch nor MPI is loaded.
     """
+    plan = chosen(model, ranks, force)
+    if plan is None:
+        return {}
+    if plan.hook:
+        name = os.environ[FILE]
+        warnings.warn(f"{name}: hook {plan.hook} is no argument of DDP: register it yourself", stacklevel=2)
+    return kwargs(plan)
+
+
+def chosen(model: str = "", ranks: int | None = None, force: bool = False, sharded: bool = False) -> BucketPlan | None:
+    """The plan for this job, of FSDP2 where it is `sharded`; None where there is no file or it has no plan. Raises as
+    `ddp_kwargs`."""
     name = os.environ.get(FILE)
     if not name:
-        return {}
+        return None
     path = Path(name)
     try:
         found = decode(path.read_bytes(), path)
     except OSError as error:
         raise FolderError(f"{path}: {error.strerror}; {FILE} must name a recommendation.json") from None
     if not found.buckets:
-        return {}
+        return None
     if ranks is None:
         place = discover(os.environ)
         ranks = place.size if place else None
-    return kwargs(_plan(found, path, model, ranks, force or os.environ.get(FORCE) == "1"))
-
-
-def _plan(found: Recommendation, path: Path, model: str, ranks: int | None, force: bool) -> BucketPlan:
-    """The plan for this job. Raises CommbenchError where there is none, or more than one."""
-    plans = [plan for plan in found.buckets if not model or plan.model == model]
+    plans = [plan for plan in found.buckets if bool(plan.modules) == sharded]
+    if not plans and sharded:
+        raise CommbenchError(f"{path}: its bucket plan is for DDP, and this job shards with FSDP2; unset {FILE}")
     if not plans:
-        known = ", ".join(sorted({plan.model for plan in found.buckets}))
+        raise CommbenchError(
+            f"{path}: its bucket plan shards modules with FSDP2, and DDP has no argument for that; commbench emit DIR "
+            f"--for fsdp2 writes a function that does it, or unset {FILE}"
+        )
+    return _plan(found, plans, path, model, ranks, force or os.environ.get(FORCE) == "1")
+
+
+def _plan(
+    found: Recommendation, plans: list[BucketPlan], path: Path, model: str, ranks: int | None, force: bool
+) -> BucketPlan:
+    """The one of `plans` for this job. Raises CommbenchError where there is none, or more than one."""
+    known = ", ".join(sorted({plan.model for plan in plans}))
+    plans = [plan for plan in plans if not model or plan.model == model]
+    if not plans:
         raise CommbenchError(f"{path}: has no bucket plan for model {model!r}; it has: {known}")
-    differ = []
-    then, now = found.versions.get("torch"), _torch()
-    if then and now and then != now:
-        differ.append(f"torch: measured with {then}, here {now}")
+    differ = [str(one) for one in elsewhere(found)]
     if fitting := [plan for plan in plans if ranks in (None, plan.ranks)]:
         plans = fitting
     else:
@@ -59,27 +80,26 @@ def _plan(found: Recommendation, path: Path, model: str, ranks: int | None, forc
     if differ and not force:
         raise CommbenchError(
             f"{path}: made for another job ({'; '.join(differ)}); measure again with commbench tune, unset {FILE}, or "
-            f"say ddp_kwargs(force=True): then {_RISK}"
+            f"say ddp_kwargs(force=True) or {FORCE}=1: then {_RISK}"
         )
     if differ:
         warnings.warn(f"{path}: forced, although made for another job ({'; '.join(differ)}); {_RISK}", stacklevel=4)
-    if len({str(kwargs(plan)) for plan in plans}) > 1:
-        known = ", ".join(f"{plan.model} on {plan.ranks} ranks" for plan in plans)
+    if len({str(_as_applied(plan)) for plan in plans}) > 1:
+        several = ", ".join(f"{plan.model} on {plan.ranks} ranks" for plan in plans)
         raise CommbenchError(
-            f"{path}: has several bucket plans ({known}); choose with ddp_kwargs(model=..., ranks=...)"
+            f"{path}: has several bucket plans ({several}); choose with ddp_kwargs(model=..., ranks=...)"
         )
-    if plans[0].hook:
-        warnings.warn(f"{path}: hook {plans[0].hook} is no argument of DDP: register it yourself", stacklevel=4)
     return plans[0]
 
 
-def _torch() -> str:
-    from importlib import metadata
+def _as_applied(plan: BucketPlan) -> tuple[Any, ...]:
+    """Equal for plans that make the same of a job."""
+    sizes = (plan.bucket_bytes, plan.gradient_as_bucket_view, plan.static_graph, plan.hook)
+    return (*sizes, plan.modules, plan.prefetch, plan.reshard_after_forward)
 
-    try:
-        return metadata.version("torch")
-    except metadata.PackageNotFoundError:
-        return ""
+
+def _torch() -> str:
+    return installed(("torch",)).get("torch", "")
 
 
 def kwargs(plan: BucketPlan) -> dict[str, Any]:
@@ -102,4 +122,26 @@ def kwargs(plan: BucketPlan) -> dict[str, Any]:
     for key in ("gradient_as_bucket_view", "static_graph"):
         if (value := getattr(plan, key)) is not None:
             found[key] = value
+    return found
+
+
+def sharding(plan: BucketPlan, modules: Sequence[str]) -> dict[str, Any]:
+    """A plan of FSDP2 in the words of a spec of the reference job, whose model has these modules, in order.
+
+    Raises CommbenchError where the plan groups them otherwise than by a fixed number, or groups others.
+    """
+    step = plan.modules[0].count("+") + 1
+    if plan.modules != tuple("+".join(modules[k : k + step]) for k in range(0, len(modules), step)):
+        raise CommbenchError(
+            f"the plan of {plan.model} shards {', '.join(plan.modules[:4])} ..., and this model has {modules[0]} to "
+            f"{modules[-1]}: it is for another model"
+        )
+    found: dict[str, Any] = {"blocks": step, "prefetch": plan.prefetch or 0}
+    if plan.reshard_after_forward is not None:
+        if not isinstance(plan.reshard_after_forward, bool):
+            raise CommbenchError(
+                f"the plan of {plan.model} reshards to {plan.reshard_after_forward} ranks after the forward pass, and "
+                "the reference job does that on all or not at all"
+            )
+        found["reshard_after_forward"] = plan.reshard_after_forward
     return found

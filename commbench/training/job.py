@@ -217,24 +217,39 @@ class Job:
             found = zlib.crc32(parameter.detach().cpu().numpy().tobytes(), found)
         return found
 
-    def sharding(self, options: Fsdp) -> tuple[bool, str]:
-        """(whether FSDP2 made what `options` ask for, what it made), as its own states tell it."""
+    def sharded(self) -> dict[str, Any]:
+        """What FSDP2 made of the blocks, as its own states tell it: `modules`, the groups with their names joined by +,
+        how many are fetched ahead, and whether they are freed after the forward pass (None: some are)."""
         from torch.distributed.fsdp import FSDPModule
 
-        blocks = list(self.model.blocks)
-        states = [part._get_fsdp_state() for part in blocks if isinstance(part, FSDPModule)]
-        units: list[Any] = list({id(state): state for state in states}.values())
-        asked = -(-len(blocks) // options.blocks)
-        kept = sum(group.post_forward_mesh_info is None for state in units for group in state._fsdp_param_groups)
-        ahead = max((len(state._states_to_forward_prefetch) for state in units), default=0)
-        seen = f"{len(units)} groups of blocks, {kept} of them not resharded, {ahead} fetched ahead"
-        right = len(units) == asked and kept == (0 if options.reshard_after_forward else asked)
-        return right and ahead == min(options.prefetch, asked - 1), seen
+        units: dict[int, tuple[Any, list[str]]] = {}
+        for k, part in enumerate(self.model.blocks):
+            if isinstance(part, FSDPModule):
+                state: Any = part._get_fsdp_state()
+                units.setdefault(id(state), (state, []))[1].append(f"blocks.{k}")
+        states = [state for state, _ in units.values()]
+        kept = [group.post_forward_mesh_info is None for state in states for group in state._fsdp_param_groups]
+        return {
+            "modules": ["+".join(names) for _, names in units.values()],
+            "prefetch": max((len(state._states_to_forward_prefetch) for state in states), default=0),
+            "reshard_after_forward": not any(kept) if len(set(kept)) == 1 else None,
+        }
+
+    def sharding(self, options: Fsdp) -> tuple[bool, str]:
+        """(whether FSDP2 made what `options` ask for, what it made)."""
+        made, blocks = self.sharded(), [f"blocks.{k}" for k in range(len(self.model.blocks))]
+        asked = ["+".join(blocks[k : k + options.blocks]) for k in range(0, len(blocks), options.blocks)]
+        reshard, ahead = made["reshard_after_forward"], made["prefetch"]
+        kept = {True: "0", False: "all"}.get(reshard, "some")
+        seen = f"{len(made['modules'])} groups of blocks, {kept} of them not resharded, {ahead} fetched ahead"
+        right = made["modules"] == asked and reshard is options.reshard_after_forward
+        return right and ahead == min(options.prefetch, len(asked) - 1), seen
 
     def buckets(self, kwargs: Mapping[str, Any], steps: int) -> Buckets:
         """The proof that the settings took effect, from DDP's logging data."""
         if self._spec.parallel != "ddp":
-            return Buckets((), None, "FSDP2 tells nothing of its groups", {})
+            right, seen = self.sharding(Fsdp(**kwargs) if kwargs else self._spec.fsdp)
+            return Buckets((), right, "" if right else f"FSDP2 has {seen}", self.sharded())
         told: dict[str, Any] = self.model._get_ddp_logging_data()
         if steps < 2 or not told.get("has_rebuilt_buckets"):
             return Buckets((), None, "DDP makes its final buckets in the second step", told)

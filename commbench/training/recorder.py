@@ -6,9 +6,9 @@
         with rec.step(tokens=4096) as step:   # or, at the end of the loop's body: rec.tick(loss, tokens)
             step.loss = train(batch)
 
-Rank r writes steps-r.jsonl: a line about its start (its part of the environment, the number of ranks), then a line a
-step. Each line is one write to the kernel, so a killed process loses nothing that it had finished; nothing is synced to
-the disc, because that would be part of the step. Neither torch nor MPI is loaded.
+Rank r writes steps-r.jsonl: a line about its start (its part of the environment, the number of ranks, facts of its
+host), then a line a step. Each line is one write to the kernel, so a killed process loses nothing that it had finished;
+nothing is synced to the disc, because that would be part of the step. Neither torch nor MPI is loaded.
 """
 
 import math
@@ -22,6 +22,7 @@ import msgspec
 
 from commbench.allowlist import environment
 from commbench.errors import CommbenchError, ReadError, StoreError
+from commbench.training.place import facts
 from commbench.world.discover import discover
 
 FOLDER = "COMMBENCH_STEPS"
@@ -74,7 +75,7 @@ class StepRecorder:
             _mend(self._file)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; let {FOLDER} name a folder that can be written") from None
-        self._append({"environment": environment(os.environ)[0], "world": world})
+        self._append({"environment": environment(os.environ)[0], "world": world, "facts": facts()})
 
     @property
     def active(self) -> bool:
@@ -137,7 +138,16 @@ class StepRecorder:
         ready = list(getattr(model.reducer, "get_backward_stats", list)())
         self._passes.append(ready if len(ready) == len(gradients) else [])
         told |= {"gradients": gradients, "backward_ns": [row for row in self._passes if row]}
-        path = self._folder / f"ddp-{self._rank}.json"
+        self._write("ddp", told)
+
+    def sharded(self, told: dict[str, Any]) -> None:
+        """Writes to fsdp2-RANK.json what FSDP2 made of the model: `modules` (the groups, each its names joined by +),
+        `prefetch` and `reshard_after_forward`."""
+        if self._file >= 0:
+            self._write("fsdp2", told)
+
+    def _write(self, name: str, told: dict[str, Any]) -> None:
+        path = self._folder / f"{name}-{self._rank}.json"
         try:
             path.with_suffix(".part").write_bytes(_encode(told))
             path.with_suffix(".part").replace(path)

@@ -152,10 +152,12 @@ _HAN = ("coll_han_priority", "0")
 
 def over_hosts(found: Sequence[Candidate], library: str, hosts: int) -> tuple[Candidate, ...]:
     """Over several hosts Open MPI (since 5.0) asks its component han before tuned: settings of tuned need it away, and
-    without it alone there is another default to try."""
+    without it alone there is another default to try: by launch where others are, so that it holds for a process."""
     if library != "openmpi" or hosts < 2:
         return tuple(found)
-    out = [DEFAULT, Candidate("without han", (_HAN,), numerics="bitwise-changing")]
+    by_launch = any(at_start(name) for one in found for name, _ in one.settings)
+    alone = chosen(((f"OMPI_MCA_{_HAN[0]}", _HAN[1]),) if by_launch else (_HAN,))
+    out = [DEFAULT, msgspec.structs.replace(alone, name="without han", numerics="bitwise-changing")]
     for one in found:
         if any(name.startswith("coll_tuned_") for name, _ in one.settings) and _HAN[0] not in dict(one.settings):
             one = msgspec.structs.replace(one, settings=tuple(sorted((*one.settings, _HAN))))

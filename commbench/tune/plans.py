@@ -48,6 +48,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     plans      the candidates in the order of the model, the default among them
     trials     a Measurement each, the settings in its case, its round in `launch`, in `proof` what DDP made of them
     search     what the race cost and left open; None where there was none
+    dtype      of the gradients, several joined by +; "" in the file of an older search
     wrong      elements of the measured collectives that were not the right sum
     """
 
@@ -61,6 +62,7 @@ class Planned(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
     text_sha256: str
     parameters: int
+    dtype: str = ""
     modules: tuple[str, ...] = ()
     backward: Backward | None = None
     cost: Cost | None = None
@@ -240,13 +242,24 @@ def recommend(planned: Planned) -> Recommendation:
         name=planned.name,
         created=planned.created,
         expires=expires(planned.created),
-        machine=facts_of(planned.machine),
+        machine=_facts(planned),
         versions=versions_of(planned.machine),
         data_sha256=hashlib.sha256(msgspec.json.encode(planned)).hexdigest(),
         buckets=(bucket,) if bucket else (),
         keep_default="" if bucket else _why_keep(planned, seen),
         notes=tuple(notes),
     )
+
+
+def _facts(planned: Planned) -> dict[str, str]:
+    """A job of the user's own does not tell how its ranks lie on hosts: what is not known is left out."""
+    unknown = ("hosts", "ranks_per_host") if planned.spec.get("backend") == "job" else ()
+    return {name: value for name, value in facts_of(planned.machine).items() if name not in unknown}
+
+
+def _dtype(planned: Planned) -> str:
+    """The reference job's gradients are float32; those of another job are not known unless it tells."""
+    return planned.dtype or ("unknown" if planned.spec.get("backend") == "job" else "float32")
 
 
 def name_of(planned: Planned, settings: Settings) -> str:
@@ -273,14 +286,14 @@ def _ended(planned: Planned) -> bool:
 
 
 def _with_uniform(planned: Planned, choice: Choice, seen: Found) -> BucketPlan:
-    """The plan; where its buckets differ, with the best single size that is proved too."""
+    """The plan; where it is more than one size, with the best single size that is proved too."""
     plan = _bucket_plan(planned, choice, seen.judged[choice.settings])
     sizes = [
         one
         for s, one in seen.judged.items()
         if [name for name, _ in s] == ["bucket_cap_mb"] and one.verdict == "faster"
     ]
-    if len(set(plan.bucket_bytes)) < 2 or not sizes:
+    if plan.one_size or not sizes:
         return plan
     best = min(sizes, key=lambda one: one.ratio.log_ratio)
     return msgspec.structs.replace(plan, uniform=_bucket_plan(planned, choice, best))
@@ -296,6 +309,7 @@ def _bucket_plan(planned: Planned, choice: Choice, one: Judged) -> BucketPlan:
         model=planned.spec["model"],
         ranks=planned.machine.size,
         bucket_bytes=caps_of(one.settings),
+        dtype=_dtype(planned),
         parameters=planned.parameters,
         baseline_us=choice.default_us,
         step_us=choice.default_us * math.exp(one.ratio.log_ratio),

@@ -7,8 +7,8 @@ import msgspec
 
 from commbench.records import Case, Measurement
 from commbench.records.recommendation import Recommendation, Rule
-from commbench.tune.evidence import Trials
-from commbench.tune.verdicts import USUAL, Options, describe, judge
+from commbench.tune.evidence import Point, Trials
+from commbench.tune.verdicts import USUAL, Judged, Options, describe, judge
 from commbench.units import format_bytes
 
 Word = Literal["holds", "gone", "unsure"]
@@ -40,36 +40,45 @@ def recheck(
 ) -> tuple[Rechecked, ...]:
     """One answer for each rule with settings. `then` and `now`: the journals of the two searches.
 
-    A rule holds if its settings are proved faster at every one of its sizes; it is gone as soon as they are proved to
-    be no better at one (or cannot be used there); else nobody knows.
+    A rule holds if its settings are proved faster wherever they were then, and proved harmless at the sizes between
+    that it only runs through. It is gone as soon as they are proved to be no better at one of the former, to do harm at
+    one of the latter, or cannot be used at one; else nobody knows.
     """
     trials = Trials(now)
-    judged = {point.case: found for point, found in judge(trials, options).items()}
-    void = {(point.case, settings): why for (point, settings), why in trials.void.items()}
+    judged, before = judge(trials, options), judge(Trials(then), options)
     out = []
     for rule in old.rules:
         if not rule.settings:
             continue
         words: list[tuple[Word, str]] = []
         gains = []
+        proved = False
         for case in cases_of(rule, then):
-            at = format_bytes(case.nbytes)
-            one = judged.get(case, {}).get(rule.settings)
-            if why := void.get((case, rule.settings)):
-                words.append(("gone", f"at {at} it cannot be used: {why}"))
-            elif one is None:
-                words.append(("unsure", f"at {at} it was not measured"))
-            else:
-                gains.append(-one.ratio.change)
-                told = f"{one.ratio.change:+.1%} at {at} in {one.ratio.trials} trials"
-                if one.verdict == "faster":
-                    words.append(("holds", told))
-                elif one.ratio.low > -options.margin:  # not faster by more than what does not matter
-                    words.append(("gone", f"no longer faster: {told}"))
-                else:
-                    words.append(("unsure", f"not proved: {told}"))
+            point = Point(case)
+            one, was = (found.get(point, {}).get(rule.settings) for found in (judged, before))
+            gains += [-one.ratio.change] if one else []
+            proved |= one is not None and one.verdict == "faster"
+            void = trials.void.get((point, rule.settings), "")
+            words.append(_at(format_bytes(case.nbytes), one, was, void, options.margin))
         worst = next((w for word in ("gone", "unsure") for w in words if w[0] == word), None)
         best: tuple[Word, str] = ("holds", f"{-min(gains, default=0.0):+.1%} at its weakest size")
-        word, why = worst or (best if gains else ("unsure", "it has no evidence"))
+        word, why = worst or (best if proved else ("unsure", "it is proved faster at none of its sizes"))
         out.append(Rechecked(rule=rule, word=word, gain=min(gains, default=None), why=why))
     return tuple(out)
+
+
+def _at(at: str, one: Judged | None, was: Judged | None, void: str, margin: float) -> tuple[Word, str]:
+    """What became of a rule at one size. `was`: what the old search proved there."""
+    if void:
+        return "gone", f"at {at} it cannot be used: {void}"
+    if one is None:
+        return "unsure", f"at {at} it was not measured"
+    told = f"{one.ratio.change:+.1%} at {at} in {one.ratio.trials} trials"
+    if one.verdict == "faster":
+        return "holds", told
+    if was and was.verdict == "faster":
+        # Gone: not faster by more than what does not matter.
+        return ("gone", f"no longer faster: {told}") if one.ratio.low > -margin else ("unsure", f"not proved: {told}")
+    if one.harmless:
+        return "holds", told
+    return ("gone", f"it does harm: {told}") if one.ratio.low > margin else ("unsure", f"not proved harmless: {told}")

@@ -107,6 +107,32 @@ def test_verify_sees_what_the_job_ran_with(started: tuple[Restart, Path, Path]) 
     assert sum(backward.sizes) == sum(found.buckets)
 
 
+def test_a_plan_of_fsdp2_is_taken_and_told(tmp_path: Path) -> None:
+    """`verify` sees the groups that FSDP2 has made of the plan, and the spec's own are replaced by it."""
+    plan = BucketPlan(
+        model="gpt", ranks=2, baseline_us=2, step_us=1, gain_low=0.4, gain=0.5, gain_high=0.6,
+        modules=("blocks.0+blocks.1",), prefetch=0, reshard_after_forward=False,
+    )  # fmt: skip
+    made = Recommendation(created="", expires="", machine={}, versions={}, data_sha256="", buckets=(plan,))
+    file = tmp_path / "recommendation.json"
+    file.write_bytes(encode(made))
+    wanted = trial.Wanted(
+        side="recommended",
+        round=0,
+        argv=[*COMMBENCH, "train", spec(tmp_path), "-n", "2", "--set", "parallel=fsdp2", "--set", "steps=4"],
+        environment={**os.environ, "COMMBENCH_RECOMMENDATION": str(file)},
+        watched=("COMMBENCH_RECOMMENDATION",),
+        folder=tmp_path / "steps",
+    )
+    one = trial.restart(wanted, trial.Limits(deadline=120, patience=60))
+    assert (one.why, one.code, one.world) == ("", 0, 2)
+    told = {"modules": "blocks.0+blocks.1", "prefetch": "0", "reshard_after_forward": "false"}
+    assert one.applied == told
+    found = read(tmp_path / "steps")
+    assert (found.applied["blocks"], found.origin, found.in_effect) == (2, str(file), True)
+    assert one.facts["cores"] == str(os.cpu_count())
+
+
 # One launch, many jobs: starting Python and torch takes longer than all of their steps.
 JOBS = """
 import os, sys
@@ -142,7 +168,7 @@ def several(path: str, folder: Path, jobs: dict[str, tuple[list[str], dict[str, 
 
 
 def test_settings_change_what_is_sent_but_not_what_is_learnt(tmp_path: Path) -> None:
-    """The same seed gives the same losses with other buckets, and with FSDP2; the buckets are those asked for."""
+    """The same seed gives the same losses with other buckets, and with FSDP2; what is made is what was asked for."""
     few = ["steps=6"]
     fsdp = [*few, "parallel=fsdp2", "fsdp.prefetch=1"]
     jobs: dict[str, tuple[list[str], dict[str, object]]] = {
@@ -156,7 +182,7 @@ def test_settings_change_what_is_sent_but_not_what_is_learnt(tmp_path: Path) -> 
         "mlp-fsdp2": (["model=mlp", "parallel=fsdp2"], {}),
     }
     told = several(spec(tmp_path), tmp_path, jobs)
-    assert [told[name][0]["in_effect"] for name in jobs] == [True, True, True, None, None, True, True, None]
+    assert [told[name][0]["in_effect"] for name in jobs] == [True] * len(jobs)
     same = [told[name][0]["bytes"] for name in ("default", "small", "list")]
     assert len({tuple(sizes) for sizes in same}) == 3
     assert len({sum(sizes) for sizes in same}) == 1

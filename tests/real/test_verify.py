@@ -37,7 +37,7 @@ if mood == "deaf":
 chance = random.Random(int(os.environ["COMMBENCH_SEED"]))
 offset = 0.01 * chance.random()
 share = {"faster": 0.8, "slower": 1.25}.get(mood, 1)
-recorder = None if mood == "silent" else StepRecorder(size=2 if mood == "lonely" else None)
+recorder = None if mood == "silent" or "SILENT" in os.environ else StepRecorder(size=2 if mood == "lonely" else None)
 for step in range(12):
     if mood == "crash" and step == 3:
         sys.exit("CUDA error: out of memory")
@@ -161,22 +161,47 @@ def test_a_job_that_hangs_is_ended(job: Callable[..., Job]) -> None:
     assert ended.seconds < 40
 
 
+IN_OUTPUT = ("--step-regex=step (?P<step>[0-9]+) took (?P<seconds>[0-9.]+) ms", "--unit=ms")
+
+
 def test_steps_are_found_in_the_output(job: Callable[..., Job]) -> None:
-    """And a job that is slower makes the exit code 1."""
+    """And a job that is slower makes the exit code 1. What its recorder tells beside is believed."""
     made = job()
-    ended = run(
-        [*made.asking("--step-regex=took ([0-9.]+) ms", "--unit=ms"), sys.executable, str(made.program), "slower"]
-    )
+    ended = made.verify("slower", *IN_OUTPUT)
     assert ended.code == 1, ended.out + ended.err
     assert re.search(r"Worse: the job is slower with the recommendation, \+2[456]\.\d %", ended.out), ended.out
-    assert made.told["judgement"]["effect"] == "untold"
+    assert made.told["judgement"]["effect"] == "confirmed"
     assert 0.035 < made.told["judgement"]["step_seconds"][1] < 0.04
+
+
+def test_a_job_that_tells_nothing_but_its_steps(job: Callable[..., Job]) -> None:
+    """Its gain is not proved, unless every rank is seen on this machine with what it was given."""
+    ended = job().verify("faster", *IN_OUTPUT, SILENT="1")
+    assert ended.code == 3, ended.out + ended.err
+    assert "nothing shows that the ranks ran with the settings" in ended.out
+    made = job(ranks=2)
+    ended = made.verify("faster", *IN_OUTPUT, before=tuple(MPIRUN), SILENT="1", SLOWLY="0.1")
+    assert ended.code == 0, ended.out + ended.err
+    assert {one["world"] for one in made.told["restarts"]} == {2}
+    other = job(ranks=4).verify("faster", *IN_OUTPUT, before=tuple(MPIRUN), SILENT="1", SLOWLY="0.1")
+    assert (other.code, "the job has 2 ranks" in other.err) == (2, True)
+
+
+def test_a_line_without_a_figure_is_no_step(job: Callable[..., Job]) -> None:
+    """The group of the pattern is optional; a job that prints more of them than a pipe holds goes on."""
+    more = 'print("time\\n" * 100000)\n'
+    ended = job(TELLER + more).verify("slower", "--step-regex=(?:time|took)(?: ([0-9.]+) ms)?", "--unit=ms")
+    assert ended.code == 1, ended.out + ended.err
 
 
 def test_a_budget_for_less_than_an_honest_comparison(job: Callable[..., Job]) -> None:
     ended = job().verify("faster", "--budget=3s", SLOWLY="0.05")
     assert ended.code == 3
     assert "--budget 3 s is too small: one start takes" in ended.out
+    ended = job().verify("faster", "--budget=1s", SLOWLY="60")
+    assert ended.code == 3
+    assert "--budget 1 s is too small: the first start" in ended.out
+    assert "6.6 times as long as one start" in ended.out
 
 
 def test_what_was_measured_elsewhere_is_refused(job: Callable[..., Job]) -> None:

@@ -18,7 +18,7 @@ EXAMPLES = int(os.environ.get("COMMBENCH_EXAMPLES", "30"))
 WHOLE = """
 name: gpu-hall
 backend: nccl
-expect: {hosts: "node[01-04]", ranks_per_host: 8, rails: 2, transport: ib, same: [nic_firmware]}
+expect: {hosts: "node[01-04]", ranks_per_host: 8, gpus_per_host: 8, rails: 2, transport: ib, same: [nic_firmware]}
 pairs: {bandwidth: 4MiB, latency: 8B}
 full: {collectives: [all_reduce, all_gather], sizes: 1MiB..16MiB x4, dtype: bfloat16}
 trial: {max_time: 300ms, min_samples: 5, max_samples: 50, warmup: 20ms}
@@ -53,6 +53,7 @@ def test_a_whole_spec_is_understood(tmp_path: Path) -> None:
     assert spec.name == spec.sweep.name == "gpu-hall"
     assert spec.expect.names == ("node01", "node02", "node03", "node04")
     assert (spec.expect.ranks_per_host, spec.expect.rails, spec.expect.transport) == (8, 2, "ib")
+    assert spec.expect.gpus_per_host == 8
     assert (spec.pair_bytes, spec.latency_bytes, spec.slowdown, spec.alpha, spec.beta) == (2**22, 8, 0.05, 0.001, 0.02)
     assert spec.racks == {"leaf1": ("node01", "node02"), "leaf2": ("node03", "node04")}
     assert spec.stages == ("preflight", "spread", "confirm", "full")  # in the order in which they are done
@@ -112,6 +113,8 @@ REFUSED = [
     ('backend: gloo\nexpect: {hosts: ["h\\e[31m"]}', "is not the name of a host"),
     ("backend: gloo\nexclude: ['../x']", "is not the name of a host"),
     ("backend: gloo\nexpect: {hosts: h[1-4]}\nexclude: h9", "$.exclude: h9 is not among the expected hosts"),
+    ("backend: gloo\nexpect: {hosts: h[1-3]}\nexclude: h[1-3]", "$.exclude: leaves none of the expected hosts"),
+    ("backend: gloo\nexpect: {gpus_per_host: 0}", "$.expect.gpus_per_host: 0 is not a whole number from 1"),
     ("backend: gloo\nexpect: {hosts: h[1-4]}\nracks: {a: h[1-5]}", "$.racks.a: h5 is not among the expected hosts"),
     ("backend: gloo\nracks: {a: h[1-4], b: h[4-6]}", "$.racks.b: h4 is also in rack a"),
     ("backend: gloo\nracks: [h1]", "$.racks: write the hosts of each rack"),

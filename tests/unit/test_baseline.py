@@ -142,6 +142,22 @@ def test_a_run_is_judged_by_its_own_past() -> None:
     assert "no such file" in said
 
 
+def test_a_baseline_that_nobody_could_miss_proves_nothing() -> None:
+    base = baseline_of(made())
+    forced = msgspec.structs.replace(base, forced=True, word="FAIL")
+    word, own, said = with_baseline(made(seed=5), forced)
+    assert (word, own) == ("INCONCLUSIVE", "INCONCLUSIVE")
+    assert "ended FAIL and was kept in spite of that" in said
+    assert with_baseline(slower(0.3), forced)[1] == "FAIL"  # slower than even that
+    halved = tuple(
+        msgspec.structs.replace(one, rounds=tuple(tuple(3 * t for t in own) for own in one.rounds))
+        for one in base.series
+    )
+    word, own, said = with_baseline(made(seed=5), msgspec.structs.replace(base, series=halved))
+    assert (word, own) == ("INCONCLUSIVE", "INCONCLUSIVE")
+    assert "a machine with half of this rate would pass" in said
+
+
 def test_a_baseline_of_another_machine_says_nothing() -> None:
     base = baseline_of(made())
     other = msgspec.structs.replace(base, machine=base.machine | {"cpu": "EPYC"})
@@ -241,6 +257,20 @@ def test_exit_codes_of_nagios(one: Made, code: int, tmp_path: Path) -> None:
 
 def test_in_nagios_no_answer_is_no_alarm_and_no_peace(tmp_path: Path) -> None:
     assert run("verdict", tmp_path, "--exit-style", "nagios").exit_code == 3
+    assert run("verdict", tmp_path).exit_code == 2
+    spec = tmp_path / "bad.yaml"
+    spec.write_text("backend: gloo\nexpct: {hosts: 8}\n")
+    for command in (
+        "accept no-such-spec",
+        f"accept {spec}",
+        f"verdict {tmp_path} --set a=b",
+        "accept",
+        "verdict --odd",
+    ):
+        for style, code in ((("--exit-style", "commbench"), 2), (("--exit-style=nagios",), 3)):
+            ended = run(*command.split(), *style)
+            assert ended.exit_code == code, (command, ended.output)
+            assert len(ended.output.strip().splitlines()) == 1 or code == 2
     with pytest.raises(FolderError):
         judged(tmp_path)
 
@@ -253,15 +283,23 @@ def test_a_machine_that_does_not_stay_so_is_a_warning_in_nagios(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("name", ["run.json", "spec.json", "accept.json"])
-@pytest.mark.parametrize("text", [None, "", "{", "[1, 2]", '{"odd": 1}'])
-def test_a_folder_that_is_no_acceptance_run_gives_no_verdict(name: str, text: str | None, accepted: Path) -> None:
+@pytest.mark.parametrize("text", [None, b"", b"{", b"[1, 2]", b'{"odd": 1}', b'{"ended": "\xff\xfe"}', b"\xff" * 9])
+def test_a_folder_that_is_no_acceptance_run_gives_no_verdict(name: str, text: bytes | None, accepted: Path) -> None:
     (accepted / name).unlink()
     if text is not None:
-        (accepted / name).write_text(text)
+        (accepted / name).write_bytes(text)
     with pytest.raises(CommbenchError) as caught:
         judged(accepted)
     assert caught.value.exit_code == 2
     assert not (accepted / NAME).exists()
+
+
+def test_a_verdict_that_is_no_text_is_refused(accepted: Path) -> None:
+    assert run("verdict", accepted, "--quiet").exit_code == 0
+    for data in (b"\xff\xfe", (accepted / NAME).read_bytes().replace(b'"name": "made"', b'"name": "\xff"')):
+        (accepted / NAME).write_bytes(data)
+        with pytest.raises(FolderError, match="is no verdict"):
+            read(accepted)
 
 
 def test_a_run_keeps_the_baselines_that_it_is_judged_by(tmp_path: Path) -> None:

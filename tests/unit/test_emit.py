@@ -22,6 +22,8 @@ from commbench import emit
 from commbench.cli.emit import command
 from commbench.emit import mpich, refuse
 from commbench.errors import FolderError, MissingLibrary, SpecError
+from commbench.jobs.tune import read as read_search
+from commbench.jobs.verify import Request, verify
 from commbench.records import Host, Machine
 from commbench.records.recommendation import (
     NAME,
@@ -35,6 +37,7 @@ from commbench.records.recommendation import (
     read,
     versions_of,
 )
+from commbench.spec.tune import load
 
 HERE = Path("/somewhere")
 RING = (("coll_tuned_allreduce_algorithm", "4"),)
@@ -327,6 +330,76 @@ def test_variables_switch_the_rules_file_on(library: Path) -> None:
     assert "export OMPI_MCA_coll_han_priority=0" in text(asked, "env")
 
 
+WITHOUT_HAN = rule((("coll_han_priority", "0"),))
+LARGE_RING = rule((*RING, ("coll_han_priority", "0")), 2**20 + 1, 2**24)
+
+
+def test_a_rule_that_only_takes_han_away_is_a_part_of_the_rules_file() -> None:
+    """It is raced over several hosts always. Inside it tuned decides, as outside the rules, and a ring needs it too."""
+    both = made(WITHOUT_HAN, LARGE_RING)
+    rules = classic_rules(text(both, "openmpi"))[2]
+    assert [classic_choice(rules, 4, nbytes) for nbytes in (1, 65536, 2**20, 2**20 + 1, 2**24, 2**25)] == [
+        *(0, 0, 0),
+        *(4, 4, 0),
+    ]
+    assert "tuned's own decision, without han. all_reduce on 4 ranks: 1000 us by default" in text(both, "openmpi")
+    (sets,) = json.loads(text(both, "openmpi-json"))["collectives"]["allreduce"]
+    assert sets["rules"] == [{"msg_size_min": 2**20 + 1, "msg_size_max": 2**24, "alg": 4}]
+    other = made(msgspec.structs.replace(WITHOUT_HAN, op="broadcast"), LARGE_RING)
+    assert list(json.loads(text(other, "openmpi-json"))["collectives"]) == ["allreduce"]
+    assert "export OMPI_MCA_coll_han_priority=0" in text(both, "env").splitlines()
+
+
+def test_what_goes_with_han_is_said_in_every_file_that_takes_it_away(library: Path) -> None:
+    """Sizes and collectives without a rule lose it too, and were never measured as their default."""
+    for name in ("openmpi", "env", "slurm", "k8s", "openmpi-json"):
+        for one in (made(rule()), made(WITHOUT_HAN, LARGE_RING, machine={})):
+            content = "".join(emit.emit(one, name, emit.Place(HERE, emit.target(name).file)).values())
+            assert "without a rule lose han too" in re.sub(r"\s+# |\s+", " ", content), name
+            assert any("lose han too" in line for line in emit.header(one, name))
+    near = made(rule(), machine={"hosts": "1"})
+    assert not [line for line in emit.header(near, "env") if line.startswith("reach")]
+    assert not [line for line in emit.header(made(rule(), rule(MPICH_RING)), "mpich") if "han too" in line]
+    assert [line for line in emit.header(made(rule(MPICH_RING)), "env") if "lose its choice too" in line]
+    assert not [line for line in emit.header(made(rule(NCCL)), "env") if line.startswith("reach")]
+
+
+def test_han_alone_is_no_file_and_a_variable_only_where_whole_processes_were_raced() -> None:
+    for name in ("openmpi", "openmpi-json", "env", "slurm", "k8s"):
+        with pytest.raises(SpecError, match=r"candidates: \[\{OMPI_MCA_coll_han_priority: 0\}\]"):
+            text(made(WITHOUT_HAN), name)
+    whole = text(made(rule((("OMPI_MCA_coll_han_priority", "0"),))), "env")
+    assert "export OMPI_MCA_coll_han_priority=0" in whole.splitlines()
+    assert "slower at no measured size" in whole
+    with pytest.raises(SpecError, match="coll_han_priority is 90 in one rule and 0 in another"):
+        text(made(rule((*RING, ("coll_han_priority", "90"))), LARGE_RING), "env")
+
+
+@pytest.mark.parametrize(
+    ("settings", "target", "named"),
+    [
+        ((*RING, ("coll_tuned_allreduce_algorithm_segmentsize", "16KiB")), "openmpi", "segmentsize=16KiB"),
+        ((*RING, ("coll_tuned_allreduce_algorithm_tree_fanout", "-1")), "env", "tree_fanout=-1"),
+        ((("coll_tuned_allreduce_algorithm", "²"),), "openmpi-json", "algorithm=²"),
+        ((("coll_tuned_allreduce_algorithm_segmentsize", "9"),), "openmpi", "algorithm is not set"),
+        ((*NCCL, ("NCCL_MIN_CTAS", "x"), ("NCCL_MAX_CTAS", "x")), "nccl-csv", "NCCL_MIN_CTAS=x"),
+        ((*NCCL, ("NCCL_MIN_CTAS", "9" * 5000), ("NCCL_MAX_CTAS", "9" * 5000)), "rccl", "NCCL_MIN_CTAS=9"),
+        ((("MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", "recexch"), ("MPIR_CVAR_ALLREDUCE_RECEXCH_KVAL", "two")), "mpich",
+         "KVAL=two"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_is_no_number_is_named(
+    settings: tuple[tuple[str, str], ...], target: str, named: str, library: Path
+) -> None:
+    with pytest.raises(SpecError, match=named):
+        text(made(rule(settings)), target, library=library)
+
+
+def test_hosts_that_are_no_number_are_named() -> None:
+    with pytest.raises(SpecError, match="hosts=many"):
+        text(made(rule(NCCL), machine={"hosts": "many"}), "ncclx")
+
+
 def test_what_a_setting_needs_in_order_to_be_obeyed_is_set_too(library: Path) -> None:
     """In every target that is an environment."""
     for name in ("env", "slurm", "k8s"):
@@ -340,10 +413,16 @@ def test_what_a_setting_needs_in_order_to_be_obeyed_is_set_too(library: Path) ->
 
 
 def test_a_setting_of_no_size_is_a_variable() -> None:
-    lone = text(made(rule((("coll_tuned_priority", "90"),))), "env")
+    """Raced by launches, one value for a whole process; what was chosen by size in a process is none."""
+    lone = text(made(rule((("OMPI_MCA_coll_tuned_priority", "90"),))), "env")
     assert [line for line in lone.splitlines() if line.startswith("export")] == [
         "export OMPI_MCA_coll_tuned_priority=90"
     ]
+    for name in ("env", "slurm", "k8s"):
+        with pytest.raises(SpecError, match=r"may be slower; .*candidates: \[\{OMPI_MCA_coll_tuned_priority: 90\}\]"):
+            text(made(rule((("coll_tuned_priority", "90"),))), name)
+    with pytest.raises(SpecError, match=r"holds for all sizes and collectives, where it may be slower$"):
+        text(made(rule((("MPIR_CVAR_ALLREDUCE_INTER_ALGORITHM", "nb"),))), "env")
 
 
 def test_a_variable_never_reaches_further_than_its_rules() -> None:
@@ -401,6 +480,38 @@ def test_deepspeed_counts_elements_and_megatron_parameters() -> None:
     for target in ("deepspeed", "megatron"):
         with pytest.raises(SpecError, match="one size for all buckets"):
             text(made(plan(1000, 2000)), target)
+
+
+def test_a_gain_that_needs_more_than_a_size_is_not_claimed_for_the_size() -> None:
+    """A hook, a flag: of such a plan a framework with a size alone gets the best single size that is proved."""
+    alone = plan(2**22, gain=0.12, gain_low=0.1, gain_high=0.14)
+    for more in ({"hook": "powersgd"}, {"static_graph": True}, {"gradient_as_bucket_view": False}):
+        whole = plan(5 * 2**20, **more)
+        for target in ("deepspeed", "megatron", "inductor"):
+            with pytest.raises(SpecError, match=r"no single size is proved alone|no uniform plan"):
+                text(made(whole), target)
+            kept = made(msgspec.structs.replace(whole, uniform=alone, numerics="changes-convergence"))
+            said = "".join(emit.emit(kept, target, emit.Place(HERE, "file")).values())
+            assert "12.0 % (10.0 to 14.0) less time" in said
+            assert "20.0 %" not in said
+            assert "changes-convergence" not in said
+        assert "20.0 % (15.0 to 25.0) less time" in text(made(whole), "ddp")
+    assert json.loads(text(kept, "deepspeed")) == {"zero_optimization": {"reduce_bucket_size": 2**20}}
+    assert "4.0" in text(kept, "inductor")
+
+
+def test_the_bandwidths_of_torch_compile_claim_no_gain_of_rules() -> None:
+    content = text(made(rule(), busbw_gbps={"inter_node": 0.1}), "inductor")
+    assert "no gain of its own" in content
+    assert "36.0 %" not in content
+
+
+def test_a_hook_alone_is_written_for_ddp() -> None:
+    names = run(content := text(made(plan(hook="bf16")), "ddp"))
+    assert (names["ddp_kwargs"](4), names["COMM_HOOK"]) == ({}, "bf16")
+    assert "20.0 % (15.0 to 25.0) less" in content
+    with pytest.raises(SpecError, match="changes nothing that DDP has an argument for"):
+        text(made(plan()), "ddp")
 
 
 def test_fsdp2_needs_modules() -> None:
@@ -501,6 +612,15 @@ def test_the_tuner_of_aws_is_not_replaced_in_silence(tmp_path: Path) -> None:
     refuse.aws("env", made(rule()), efa, ())
 
 
+def test_a_verification_replaces_no_tuner_of_aws_in_silence(tmp_path: Path) -> None:
+    one = made(rule(NCCL), machine={}, versions={})
+    (tmp_path / NAME).write_bytes(encode(one))
+    wanted = Request(tmp_path, ("true",), "2026-11-23T00:00:00+00:00")
+    with pytest.raises(SpecError, match="AWS's tuner is in use"):
+        verify(wanted, lambda _: None, {"OFI_NCCL_PROTOCOL": "RDMA"})
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]  # nothing was built or started
+
+
 def test_every_fact_that_differs_is_named() -> None:
     one = made(
         rule(), machine={"cpu": "A", "ranks": "4", "gone": "x"}, versions={"openmpi": "5.0.11", "torch": "2.13.0"}
@@ -540,6 +660,8 @@ def test_the_record_survives_its_file_and_refuses_a_damaged_one(tmp_path: Path) 
         (encode(one).replace(b'"format": 1', b'"format": 9'), "newer")
         if b'"format"' in encode(one)
         else (b"[]", "not"),
+        (b'{"name": "\xff"}', "not a recommendation"),
+        (b'{"format": 1, "name": ' + b"[" * 100_000, "not a recommendation"),
         (encode(made(rule(low=9, high=8))), r"rules\[0\]"),
         (encode(made(plan(0))), r"buckets\[0\]"),
     ):
@@ -547,6 +669,13 @@ def test_the_record_survives_its_file_and_refuses_a_damaged_one(tmp_path: Path) 
             decode(data, tmp_path / NAME)
     with pytest.raises(FolderError, match="commbench tune"):
         read(tmp_path / "nowhere")
+
+
+def test_a_damaged_search_is_a_mistake_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text("{backend: mpi, collectives: all_reduce, sizes: 8}")
+    (tmp_path / "search.json").write_bytes(b'{"format": "\xff"}')
+    with pytest.raises(FolderError, match=r"search\.json is damaged"):
+        read_search(tmp_path, load(str(tmp_path / "spec.yaml")))
 
 
 def test_a_newer_format_is_named() -> None:
@@ -601,6 +730,45 @@ def test_the_command_refuses_a_folder_that_is_not_there_or_cannot_be_written(fol
         error = call(folder, "--for", "openmpi", "-o", path).exception
         assert isinstance(error, SpecError)
         assert says in str(error)
+
+
+def test_measured_bandwidths_are_written_whatever_was_chosen(folder: Path) -> None:
+    """Also where the default stays: they take the place of torch.compile's own table."""
+    kept = made(keep_default="ties", busbw_gbps={"inter_node": 1.5}, machine={}, versions={})
+    (folder / NAME).write_bytes(encode(kept))
+    done = call(folder, "--for", "inductor", "-o", folder / "x.py")
+    assert done.exit_code == 0
+    assert "config.inter_node_bw = 1.5" in (folder / "x.py").read_text()
+    assert "no gain of its own" in done.output
+    assert "nothing is written" in call(folder, "--for", "ddp", "-o", folder / "y.py").output
+    assert not (folder / "y.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "program", "says"),
+    [
+        ("mpich", "mpichversion", "MPICH Version:      9.9.1\nMPICH Release date: x"),
+        ("openmpi", "mpirun", "mpirun (Open MPI) 9.9.1\n\nReport bugs to"),
+    ],
+)
+@pytest.mark.parametrize("lib", ["lib/libmpi.so", "lib/x86_64-linux-gnu/libmpi.so"])
+def test_the_version_is_that_of_the_library_that_is_named(
+    tmp_path: Path, library: Path, name: str, program: str, says: str, lib: str
+) -> None:
+    """Not that of a package which this Python has besides."""
+    path = tmp_path / "opt" / lib
+    path.parent.mkdir(parents=True)
+    path.write_bytes(library.read_bytes())
+    settings = MPICH_RING if name == "mpich" else RING
+    arguments = (tmp_path, "--for", name, "-o", tmp_path / "x", "--library", path)
+    (tmp_path / NAME).write_bytes(encode(made(rule(settings), machine={}, versions={name: "5.0.2"})))
+    assert call(*arguments).exit_code == 0  # nothing tells: not compared
+    (tmp_path / "opt/bin").mkdir()
+    (tmp_path / "opt/bin" / program).write_text(f"#!/bin/sh\necho '{says}'\n")
+    (tmp_path / "opt/bin" / program).chmod(0o755)
+    assert f"{name}: measured with 5.0.2, here 9.9.1" in str(call(*arguments).exception)
+    (tmp_path / NAME).write_bytes(encode(made(rule(settings), machine={}, versions={name: "9.9.1"})))
+    assert call(*arguments).exit_code == 0
 
 
 def test_keeping_the_default_is_an_answer(folder: Path) -> None:

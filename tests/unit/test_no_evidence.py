@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
-from accepted import RATE, Made, codes, machine, made, sentences, stored
+from accepted import RATE, Made, codes, machine, made, sentences, star, stored
 from click.testing import CliRunner
 
 from commbench.cli.verdict import command
@@ -61,6 +61,15 @@ CASES: dict[str, tuple[Made, str]] = {
     "a threshold of no time": (asking(time=3600.0), "CB-CRITERION"),
     "a threshold for what was not measured": (asking(busbw=RATE / 2, ranks=512), "CB-CRITERION"),
     "it ran on one host": (made(hosts=1, ranks=8).expecting(hosts=8), "CB-COVERAGE"),
+    "nothing is measured": (HEALTHY.but(rows=[]).asking(stages=("preflight",)).told(stages={}), "CB-COVERAGE"),
+    "a share of the wire of next to nothing": (
+        made(fabric=star(8)).asking(criteria=(Criterion(kind="wire", name="w", least=0.01),)),
+        "CB-CRITERION",
+    ),
+    "a tail that no machine has": (
+        HEALTHY.asking(criteria=(Criterion(kind="stability", name="s", p99=1000.0),)),
+        "CB-CRITERION",
+    ),
     "worlds of one rank": (made(hosts=1, ranks=1).expecting(hosts=None), "CB-COVERAGE"),
     "a world of one rank where one host is right": (made(hosts=1, ranks=1).expecting(hosts=1), "CB-COVERAGE"),
     "TCP where InfiniBand is asked for": (
@@ -129,7 +138,15 @@ def test_what_explains_all_that_is_missing_is_said_once(
 def test_a_launch_that_failed_before_all_was_measured_is_told() -> None:
     found = HEALTHY.told(losses=(LOST,), launches=2).verdict
     assert found.word == "PASS"
-    assert any("mpirun ended with 1" in note for note in found.notes)
+    assert "a launch failed, and a later one measured what was left: mpirun ended with 1" in found.notes
+
+
+@pytest.mark.parametrize("ended", ["done", "budget", "signal"])
+def test_a_launch_that_failed_after_all_others_is_told(ended: str) -> None:
+    late = HEALTHY.told(ended=ended, losses=(msgspec.structs.replace(LOST, after=1),), launches=1).verdict
+    assert late.word == ("PASS" if ended == "done" else "INCONCLUSIVE")
+    assert "a launch failed: mpirun ended with 1" in late.notes
+    assert not any("later" in note for note in late.notes)
 
 
 def test_a_crash_is_said_once() -> None:

@@ -191,6 +191,18 @@ def test_frameworks_with_one_size_get_the_best_single_size_that_is_proved() -> N
         frameworks.megatron(alone, Place(Path(), "x"))
 
 
+@pytest.mark.parametrize("more", [{"hook": "bf16"}, {"static_graph": True}, {"gradient_as_bucket_view": True}])
+def test_a_plan_of_more_than_a_size_keeps_the_best_size_alone_beside_it(more: dict[str, object]) -> None:
+    whole = settings_of({"bucket_cap_mb": 5, **more})
+    (plan,) = recommend(planned({(): 0.5, whole: 0.4, CAP5: 0.44, settings_of({"bucket_cap_mb": 1}): 0.49})).buckets
+    assert plan.gain == pytest.approx(0.2, abs=0.02)
+    assert plan.uniform is not None
+    assert (plan.uniform.bucket_bytes, plan.uniform.hook, plan.uniform.static_graph) == ((5 * MIB,), "", None)
+    assert plan.uniform.gain == pytest.approx(0.12, abs=0.02)
+    assert recommend(planned({(): 0.5, whole: 0.4, CAP5: 0.5})).buckets[0].one_size is None
+    assert recommend(planned({(): 0.5, CAP5: 0.44})).buckets[0].uniform is None
+
+
 def test_the_default_stays_where_nothing_is_proved() -> None:
     same = recommend(planned({(): 0.5, CAP5: 0.5}, rounds=16))
     assert (same.buckets, "no plan is proved" in same.keep_default) == ((), True)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -249,3 +250,27 @@ def test_one_process_that_plays_all_ranks_is_one_host() -> None:
 def test_a_library_that_is_missing_is_named_without_importing_it() -> None:
     assert probe.installed("no-such-distribution") == "no-such-distribution is missing"
     assert probe.installed("numpy").startswith("numpy 1") or probe.installed("numpy").startswith("numpy 2")
+
+
+VERSION = "NVRM version: NVIDIA UNIX {}  570.86.15  Release Build  (dvs-builder@x)  Thu Jan 23 2025\nGCC version: 12\n"
+INFORMATION = (
+    "Model: \t\t {}\nIRQ:   \t\t 41\nGPU UUID: \t GPU-5e\nBus Location: \t 0000:0{}:00.0\nDevice Minor: \t {}\n"
+)
+
+
+@pytest.mark.parametrize("module", ["x86_64 Kernel Module", "Open Kernel Module for x86_64"])
+def test_a_host_tells_its_gpus(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_DRIVER", tmp_path / "driver")
+    monkeypatch.setattr(probe, "_DEVICES", tmp_path / "dev")
+    assert not {"gpus", "gpu", "nvidia_driver"} & facts().keys()  # nobody knows; that is not 0
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "driver").mkdir()
+    (tmp_path / "driver/version").write_text(VERSION.format(module))
+    assert (facts()["nvidia_driver"], facts()["gpus"]) == ("570.86.15", "0")  # a driver, and no GPU
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "nvidia-caps"):
+        (tmp_path / "dev" / name).touch()
+    for minor in range(3):  # of the third one this container was given no device
+        about = tmp_path / f"driver/gpus/0000:0{minor}:00.0/information"
+        about.parent.mkdir(parents=True)
+        about.write_text(INFORMATION.format("NVIDIA A100" if minor == 2 else "NVIDIA H200", minor, minor))
+    assert (facts()["gpus"], facts()["gpu"], probe.gpus()) == ("2", "NVIDIA H200", 2)

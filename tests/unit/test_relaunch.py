@@ -18,7 +18,7 @@ from commbench.jobs.tune import Asked
 from commbench.measure import launch
 from commbench.records import Case, Host, Machine, Measurement, Run
 from commbench.spec import tune
-from commbench.tune.candidates import DEFAULT, Settings, at_start, candidates, chosen, concerns
+from commbench.tune.candidates import DEFAULT, Settings, at_start, candidates, chosen, concerns, over_hosts
 from commbench.tune.effect import logged, nccl_says
 from commbench.tune.evidence import Point, Trials
 from commbench.tune.relaunch import Launch, Launches, for_all
@@ -167,6 +167,18 @@ def test_which_settings_are_turned_by_a_launch() -> None:
     turned = ["coll_tuned_allreduce_algorithm", "MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", "threads", "min_ctas"]
     assert [at_start(name) for name in starts + turned] == [True] * 4 + [False] * 4
     assert not concerns((("OMPI_MCA_coll_tuned_allreduce_algorithm", "ring"),), "all_gather")
+
+
+def test_without_han_is_raced_as_what_the_others_are() -> None:
+    """Where processes are started for the others, as a variable of the process: then it holds for one."""
+    by_launch = over_hosts((DEFAULT, chosen(A)), "openmpi", 4)
+    assert [one.settings for one in by_launch] == [(), (("OMPI_MCA_coll_han_priority", "0"),), A]
+    assert {one.level for one in by_launch[1:]} == {"process"}
+    own = over_hosts((DEFAULT, chosen(by_launch[1].settings)), "openmpi", 4)
+    assert {one.settings for one in own} == {(), by_launch[1].settings}
+    inside = over_hosts(candidates("openmpi", "all_reduce", 4), "openmpi", 4)
+    assert (inside[1].settings, inside[1].level) == ((("coll_han_priority", "0"),), "communicator")
+    assert {one.numerics for one in (by_launch[1], inside[1])} == {"bitwise-changing"}
 
 
 def test_the_catalogues_of_gloo_and_nccl() -> None:

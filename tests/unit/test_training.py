@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from commbench import StepRecorder, ddp_kwargs
 from commbench.errors import CommbenchError, FolderError, ReadError, SpecError, StoreError
+from commbench.jobs import train as jobs
 from commbench.model.step import backward_of_stats
 from commbench.records.recommendation import BucketPlan, Recommendation, encode
 from commbench.spec.document import shipped
 from commbench.spec.train import TRAINING, TrainSpec, load
-from commbench.training import apply, read_steps
+from commbench.training import apply, place, read_steps
 from commbench.training.record import expected_buckets
 from commbench.training.text import Batches, standard_library
 
@@ -98,6 +99,7 @@ def test_the_first_line_tells_the_surroundings_and_no_secret(tmp_path: Path, mon
     start = json.loads((tmp_path / "steps-1.jsonl").read_text())
     assert (start["world"], start["environment"]["NCCL_PROTO"]) == (2, "LL")
     assert not {"NCCL_API_KEY", "HOME"} & set(start["environment"])
+    assert start["facts"]["cores"] == str(os.cpu_count())
     assert read_steps(tmp_path) == {1: []}
 
 
@@ -322,6 +324,68 @@ def test_another_job_is_refused_with_what_differs(file: Path, monkeypatch: pytes
     monkeypatch.delenv("COMMBENCH_FORCE")
     recommend(file, plan(5, ranks=4), plan(6))
     assert ddp_kwargs(ranks=2) == {"bucket_cap_mb": 6 / 2**20}
+
+
+def test_another_machine_is_refused_with_what_differs(file: Path) -> None:
+    """As commbench verify does; hosts and ranks of a host are the launcher's business."""
+    machine = {"cpu": "an abacus", "cores": "100000", "ranks": "2", "hosts": "77"}
+    made = msgspec.json.decode(Path(recommend(file, plan(5), torch="1.0")).read_bytes(), type=Recommendation)
+    file.write_bytes(encode(msgspec.structs.replace(made, machine=machine)))
+    with pytest.raises(
+        CommbenchError, match=r"cores: measured with 100000, here .*cpu: measured with an abacus"
+    ) as told:
+        ddp_kwargs(ranks=2)
+    assert "hosts" not in str(told.value)
+    with pytest.warns(UserWarning, match="forced.*abacus"):
+        assert ddp_kwargs(ranks=2, force=True) == {"bucket_cap_mb": 5 / 2**20}
+    here = {name: value for name, value in place.facts().items() if name in ("cpu", "cores")}
+    file.write_bytes(encode(msgspec.structs.replace(made, machine=here, versions={})))
+    assert ddp_kwargs(ranks=2) == {"bucket_cap_mb": 5 / 2**20}
+
+
+SHARDED = msgspec.structs.replace(
+    plan(), modules=("blocks.0+blocks.1", "blocks.2"), prefetch=1, reshard_after_forward=False
+)
+
+
+def train(file: Path, *overrides: str) -> jobs._Settings:
+    spec = file.with_name("spec.yaml")
+    spec.write_text("model: gpt\nlayers: 3\n")
+    return jobs._settings(load(str(spec), overrides), 2)
+
+
+def test_a_plan_of_fsdp2_is_taken_by_the_reference_job_alone(file: Path) -> None:
+    recommend(file, SHARDED)
+    with pytest.raises(CommbenchError, match=r"shards modules with FSDP2.*--for fsdp2"):
+        ddp_kwargs()
+    found = train(file, "parallel=fsdp2", "fsdp.blocks=3")
+    assert found.kwargs == {"blocks": 2, "prefetch": 1, "reshard_after_forward": False}
+    assert found.origin == str(file)
+    with pytest.raises(CommbenchError, match="it is for another model"):
+        train(file, "parallel=fsdp2", "layers=4")
+    with pytest.raises(CommbenchError, match="shards modules with FSDP2"):
+        train(file)
+    recommend(file, msgspec.structs.replace(SHARDED, reshard_after_forward=2))
+    with pytest.raises(CommbenchError, match="reshards to 2 ranks"):
+        train(file, "parallel=fsdp2")
+    recommend(file, plan(5))
+    with pytest.raises(CommbenchError, match="is for DDP"):
+        train(file, "parallel=fsdp2")
+    recommend(file, plan(5), SHARDED)  # each job takes its own
+    assert ddp_kwargs() == {"bucket_cap_mb": 5 / 2**20}
+    assert train(file, "parallel=fsdp2").kwargs["blocks"] == 2
+
+
+def test_the_reference_job_takes_the_hook_of_a_plan(file: Path) -> None:
+    recommend(file, plan(5, hook="fp16"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = train(file, "ddp.bucket_cap_mb=4", "ddp.static_graph=true")
+    assert (found.kwargs, found.hook) == ({"bucket_cap_mb": 5 / 2**20, "static_graph": True}, "fp16")
+    for hook, said in (("bf16", "over gloo"), ("mine", "has the hook mine")):
+        recommend(file, plan(5, hook=hook))
+        with pytest.raises(CommbenchError, match=said):
+            train(file)
 
 
 def test_several_models_need_a_choice(file: Path) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from commbench.errors import FolderError, SpecError
 from commbench.jobs import verify as job
+from commbench.measure import told as telling
 from commbench.measure import trial
 from commbench.records import recommendation as records
-from commbench.records.recommendation import Recommendation, Rule
+from commbench.records.recommendation import BucketPlan, Recommendation, Rule
 from commbench.report import verdicts
 from commbench.stats.trials import SIDES, Judgement, Restart, Side, judge
 
@@ -195,20 +196,79 @@ def test_too_few_steps_say_how_many_are_needed() -> None:
     assert judge(few, WANTED, skip=4).code == 0
 
 
+def plan(**fields: object) -> BucketPlan:
+    gains = {"baseline_us": 2.0, "step_us": 1.0, "gain_low": 0.4, "gain": 0.5, "gain_high": 0.6}
+    return BucketPlan(**{"model": "gpt", "ranks": 2, **gains, **fields})  # type: ignore[arg-type]
+
+
+def sides(default: dict[str, object], recommended: dict[str, object]) -> list[Restart]:
+    """Rounds in which the recommended side is faster; the sides told these fields."""
+    fields = {"default": default, "recommended": recommended}
+    return [msgspec.structs.replace(one, **fields[one.side]) for one in rounds(0.9)]
+
+
+SIZES = plan(bucket_bytes=(10, 20))
+
+
 def test_a_plan_of_buckets_that_was_not_taken_up() -> None:
-    alike = [msgspec.structs.replace(one, buckets=(10, 20)) for one in rounds(0.9)]
-    assert "ddp_kwargs()" in judge(alike, WANTED, plan=True).void
+    alike = sides({"buckets": (10, 20)}, {"buckets": (10, 20)})
+    assert "ddp_kwargs()" in judge(alike, WANTED, plans=[SIZES]).void
     assert judge(alike, WANTED).code == 0
-    other = [msgspec.structs.replace(one, buckets=(30,)) if one.side == "default" else one for one in alike]
-    assert judge(other, WANTED, plan=True).code == 0
+    other = sides({"buckets": (30,)}, {"buckets": (10, 20)})
+    assert judge(other, WANTED, plans=[SIZES]).code == 0
 
 
-def test_ranks_that_tell_nothing_are_not_called_confirmed() -> None:
-    silent = [msgspec.structs.replace(one, seen=None) for one in rounds(0.9)]
-    found = judge(silent, WANTED)
-    assert (found.code, found.effect) == (0, "untold")
-    plan = judge(rounds(0.9), WANTED, plan=True)  # the variable was there, but nobody knows what DDP made of it
-    assert (plan.code, plan.effect) == (0, "untold")
+STATIC = plan(static_graph=True)
+HOOK = plan(hook="fp16")
+SHARDED = plan(modules=("a+b", "c"), prefetch=1, reshard_after_forward=False)
+GROUPS = {"modules": "a+b,c", "prefetch": "1", "reshard_after_forward": "false"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "recommended", "verdict", "said"),
+    [
+        (STATIC, {"static_graph": "false"}, {"static_graph": "true"}, "proved", ""),
+        (STATIC, {"static_graph": "true"}, {"static_graph": "true"}, "void", "same on both sides"),
+        (STATIC, {"static_graph": "true"}, {"static_graph": "false"}, "void", "static_graph=true of the plan is not"),
+        (STATIC, {}, {}, "unsure", "recorder.ddp(model)"),
+        (HOOK, {"hook": ""}, {"hook": "fp16_compress_hook"}, "proved", ""),
+        (HOOK, {"hook": ""}, {"hook": ""}, "void", "same on both sides"),
+        (SHARDED, {**GROUPS, "modules": "a,b,c"}, GROUPS, "proved", ""),
+        (SHARDED, GROUPS, GROUPS, "void", "same on both sides"),
+        (SHARDED, {**GROUPS, "prefetch": "0"}, {**GROUPS, "modules": "a,b,c"}, "void", "the job has a,b,c"),
+    ],
+)
+def test_a_plan_without_sizes_is_judged_by_what_it_changes(
+    asked: BucketPlan, default: dict[str, str], recommended: dict[str, str], verdict: str, said: str
+) -> None:
+    """DDP's buckets are the same on both sides, as they must be."""
+    same = {"buckets": (10, 20)}
+    found = judge(sides({"applied": default, **same}, {"applied": recommended, **same}), WANTED, plans=[asked])
+    assert found.verdict == verdict
+    assert said in f"{found.void} {found.doubts}"
+
+
+def test_a_gain_of_settings_that_nobody_saw_is_not_proved() -> None:
+    """Neither where the ranks tell nothing, nor where only one side does, nor where DDP's buckets are not told."""
+    for silent in (
+        judge(sides({"seen": None}, {"seen": None}), WANTED),
+        judge(sides({"seen": None}, {}), WANTED),
+        judge(sides({}, {"seen": None}), {"OMPI_MCA_coll_han_priority": "0"}),
+        judge(rounds(0.9), WANTED, plans=[SIZES]),
+        judge(sides({}, {"buckets": (10, 20)}), WANTED, plans=[SIZES]),
+    ):
+        assert (silent.verdict, silent.code, silent.effect) == ("unsure", 3, "untold")
+        assert "StepRecorder" in silent.doubts[0]
+    slower = [msgspec.structs.replace(one, seen=None) for one in rounds(1.1)]
+    assert judge(slower, WANTED).code == 1  # whatever made it slower, the default is better
+
+
+def test_a_start_that_escaped_a_look_is_no_other_work() -> None:
+    """Of a job that tells nothing itself the ranks are looked for; one start in which they were not found hides all."""
+    once = change_one("default", seen=None, world=None)
+    assert "unknown" in judge(once, WANTED).void
+    assert judge(job._evenly(once), WANTED).verdict == "unsure"
+    assert judge(job._evenly(rounds(0.9)), WANTED).code == 0
 
 
 # ---- how often it errs ------------------------------------------------------------------------------------
@@ -271,35 +331,74 @@ def record(tmp_path: Path) -> Callable[..., Path]:
 
 
 STEP = '{"step": %d, "seconds": %g, "loss": %s, "tokens": 10}\n'
-HEAD = '{"environment": {"NCCL_PROTO": "LL"}, "world": 2}\n'
+HEAD = '{"environment": {"NCCL_PROTO": "LL"}, "world": 2, "facts": {"cpu": "abacus", "usable_cores": "%d"}}\n'
 
 
 def test_a_step_is_as_long_as_on_its_slowest_rank(record: Callable[..., Path]) -> None:
     folder = record(
-        r0=HEAD + STEP % (0, 0.1, "2") + STEP % (1, 0.3, "null"),
-        r1=HEAD + STEP % (0, 0.2, "4") + STEP % (1, 0.1, "null"),
+        r0=HEAD % 1 + STEP % (0, 0.1, "2") + STEP % (1, 0.3, "null"),
+        r1=HEAD % 2 + STEP % (0, 0.2, "4") + STEP % (1, 0.1, "null"),
     )
-    assert trial.in_files(folder, ["NCCL_PROTO", "NCCL_ALGO"]) == {
+    assert telling.in_files(folder, ["NCCL_PROTO", "NCCL_ALGO"]) == {
         "seconds": (0.2, 0.3),
         "losses": (3.0, None),
         "tokens": 40,
         "world": 2,
         "seen": {"NCCL_PROTO": ("LL",), "NCCL_ALGO": ("",)},
         "buckets": (),
+        "applied": {},
+        "dtypes": (),
+        "facts": {"cpu": "abacus"},
     }
 
 
 def test_the_buckets_that_ddp_told(record: Callable[..., Path]) -> None:
     folder = record(r0=STEP % (0, 0.1, "2"), r1=STEP % (0, 0.1, "2"))
     (folder / "ddp-0.json").write_text('{"rebuilt_bucket_sizes": "1442400, 1442400", "rank": 0}')
-    made = trial.in_files(folder, ["NCCL_PROTO"])
+    made = telling.in_files(folder, ["NCCL_PROTO"])
     assert made["buckets"] == (1442400, 1442400)
     assert made["seen"] is None  # no rank told its environment
+    assert (made["applied"], made["dtypes"]) == ({}, ())
+
+
+def test_what_ddp_and_fsdp2_say_of_themselves(record: Callable[..., Path]) -> None:
+    folder = record(r0=STEP % (0, 0.1, "2"))
+    gradients = [{"name": name, "nbytes": 2, "dtype": kind} for name, kind in (("a", "float32"), ("b", "bfloat16"))]
+    told = {"gradient_as_bucket_view": 1, "comm_hook": "fp16_compress_hook", "gradients": gradients}
+    (folder / "ddp-0.json").write_text(json.dumps(told))
+    made = telling.in_files(folder, [])
+    assert made["applied"] == {
+        "gradient_as_bucket_view": "true",
+        "static_graph": "false",  # DDP names it where it is set
+        "hook": "fp16_compress_hook",
+    }
+    assert made["dtypes"] == ("bfloat16", "float32")
+    for damaged in ("[]", '{"bucket_sizes": 3}', '{"bucket_sizes": "x"}', '{"gradients": [1]}', "\x00"):
+        (folder / "ddp-0.json").write_text(damaged)
+        assert telling.in_files(folder, [])["buckets"] == ()
+    (folder / "fsdp2-0.json").write_text('{"modules": ["a+b", "c"], "prefetch": 1, "reshard_after_forward": false}')
+    assert telling.in_files(folder, [])["applied"] == {
+        "modules": "a+b,c",
+        "prefetch": "1",
+        "reshard_after_forward": "false",
+    }
+
+
+def test_files_beside_steps_of_the_output(record: Callable[..., Path]) -> None:
+    """They tell the surroundings where every rank wrote one; what makes no sense there tells nothing."""
+    folder = record(r0=HEAD % 1, r1=HEAD % 1)
+    assert telling.beside(folder, ["NCCL_PROTO"])["seen"] == {"NCCL_PROTO": ("LL",)}
+    for lonely in ({"r1": HEAD.replace("2", "3") % 1}, {"r1": "rubbish\n"}):
+        assert "seen" not in telling.beside(record(**lonely), ["NCCL_PROTO"])
+    (folder / "steps-1.jsonl").unlink()
+    assert "seen" not in telling.beside(folder, ["NCCL_PROTO"])
+    (folder / "steps-0.jsonl").unlink()
+    assert "seen" not in telling.beside(folder, ["NCCL_PROTO"])
 
 
 def test_a_torn_last_line_is_dropped(record: Callable[..., Path]) -> None:
     folder = record(r0=STEP % (0, 0.1, "2") + '{"step": 1, "sec', r1=STEP % (0, 0.1, "2"))
-    assert trial.in_files(folder, [])["seconds"] == (0.1,)
+    assert telling.in_files(folder, [])["seconds"] == (0.1,)
 
 
 @pytest.mark.parametrize(
@@ -307,9 +406,9 @@ def test_a_torn_last_line_is_dropped(record: Callable[..., Path]) -> None:
     [
         ({}, "recorded no step: use commbench.StepRecorder"),
         ({"r0": "", "r1": ""}, "recorded no step"),
-        ({"r0": HEAD + STEP % (0, 0.1, "1")}, "1 of 2 ranks recorded"),
+        ({"r0": HEAD % 1 + STEP % (0, 0.1, "1")}, "1 of 2 ranks recorded"),
         ({"r0": STEP % (0, 0.1, "1"), "r1": STEP % (1, 0.1, "1")}, "different steps"),
-        ({"r0": HEAD, "r1": HEAD.replace("2", "3")}, "disagree about their number"),
+        ({"r0": HEAD % 1, "r1": HEAD.replace("2", "3") % 1}, "disagree about their number"),
         ({"r0": 2 * (STEP % (0, 0.1, "1")), "r1": 2 * (STEP % (0, 0.1, "1"))}, "a step twice"),
         ({"r0": "rubbish\n" + STEP % (0, 0.1, "1"), "r1": STEP % (0, 0.1, "1")}, "steps-0.jsonl:1"),
         ({"r0": STEP % (0, 0, "1"), "r1": STEP % (0, 0.1, "1")}, "step 0 took 0 s"),
@@ -318,12 +417,12 @@ def test_a_torn_last_line_is_dropped(record: Callable[..., Path]) -> None:
 )
 def test_files_of_steps_that_make_no_sense(record: Callable[..., Path], ranks: dict[str, str], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
-        trial.in_files(record(**ranks), [])
+        telling.in_files(record(**ranks), [])
 
 
 def lines(pattern: trial.Pattern, text: str) -> dict[str, object]:
     found = [pattern.find(line) for line in text.splitlines()]
-    return trial.in_output([one for one in found if one])
+    return telling.in_output([one for one in found if one])
 
 
 def test_steps_in_the_output() -> None:
@@ -332,8 +431,13 @@ def test_steps_in_the_output() -> None:
     named = trial.Pattern(re.compile(r"step (?P<step>\d+) loss (?P<loss>\S+) in (?P<seconds>\S+)"))
     both = "step 1 loss 2 in 0.5\nstep 0 loss 4 in 0.1\nstep 0 loss 2 in 0.2\n"  # two ranks print step 0
     assert lines(named, both) == {"seconds": (0.2, 0.5), "losses": (3.0, 2.0), "tokens": None}
+    optional = trial.Pattern(re.compile(r"time(?: ([\d.]+))?"))
+    assert lines(optional, "time\ntime 2\ntime\n")["seconds"] == (2.0,)
+    numbered = trial.Pattern(re.compile(r"(?P<step>\d+)(?: t=(?P<seconds>[\d.]+))?"))
+    assert numbered.find("17 nothing") is None  # its number is no time
+    assert lines(numbered, "17 t=3\n")["seconds"] == (3.0,)
     with pytest.raises(ValueError, match="found no step"):
-        trial.in_output([])
+        telling.in_output([])
     with pytest.raises(ValueError, match="could not convert"):
         plain.find("took ...")
     with pytest.raises(ValueError, match="no time"):
@@ -382,14 +486,14 @@ def test_sizes_of_open_mpi_go_into_a_file_of_rules(tmp_path: Path) -> None:
     assert {"1 4 0 0", "2 3 0 0"} <= set(Path(rules).read_text().splitlines())
 
 
-def asked(folder: Path, **fields: object) -> job.Request:
+def asked_of(folder: Path, **fields: object) -> job.Request:
     return job.Request(**{"folder": folder, "argv": ("true",), "created": "2026-06-01T00:00:00+00:00", **fields})  # type: ignore[arg-type]
 
 
 def refused(folder: Path, made: Recommendation, **env: str) -> str:
     (folder / records.NAME).write_bytes(records.encode(made))
     with pytest.raises((SpecError, FolderError)) as caught:
-        job.verify(asked(folder), lambda one: None, env)
+        job.verify(asked_of(folder), lambda one: None, env)
     return str(caught.value)
 
 
@@ -405,9 +509,19 @@ def test_what_must_not_be_run_is_refused_before_anything_runs(tmp_path: Path) ->
 WANT = (("NCCL_PROTO", "LL"),)
 
 
+@pytest.mark.parametrize(("asked", "said"), [(SHARDED, "shards modules with FSDP2"), (HOOK, "communication hook fp16")])
+def test_a_plan_that_the_job_cannot_take_is_refused(tmp_path: Path, asked: BucketPlan, said: str) -> None:
+    made = recommend(buckets=(asked,))
+    answer = refused(tmp_path, made)
+    assert said in answer
+    assert "-- commbench train SPEC" in answer
+    for own in (("mpirun", "-n", "2", "/bin/commbench", "train", "x"), ("python", "-m", "commbench", "train", "x")):
+        job._takes(asked_of(tmp_path, argv=own), [asked])
+
+
 def test_the_default_as_a_recommendation_needs_no_restart(tmp_path: Path) -> None:
     (tmp_path / records.NAME).write_bytes(records.encode(recommend(keep_default="no candidate was faster")))
-    found = job.verify(asked(tmp_path), lambda one: pytest.fail("nothing is to be run"), {})
+    found = job.verify(asked_of(tmp_path), lambda one: pytest.fail("nothing is to be run"), {})
     assert found.code == 3
     assert "no candidate was faster" in found.judgement.void
     assert json.loads((tmp_path / job.NAME).read_bytes())["verdict"] == "void"
@@ -415,7 +529,7 @@ def test_the_default_as_a_recommendation_needs_no_restart(tmp_path: Path) -> Non
 
 def test_no_recommendation_is_said(tmp_path: Path) -> None:
     with pytest.raises(FolderError, match="commbench tune"):
-        job.verify(asked(tmp_path), lambda one: None, {})
+        job.verify(asked_of(tmp_path), lambda one: None, {})
 
 
 def test_the_words_of_a_job_obey_no_terminal() -> None:

@@ -156,6 +156,32 @@ def test_a_rule_holds_at_all_of_its_sizes_or_not(now: dict[int, float], word: st
     assert str(one).startswith(word)
 
 
+@pytest.mark.parametrize(
+    ("now", "word", "why"),
+    [
+        ({1024: 0.5, 2048: 1.0, 4096: 0.5}, "holds", ""),
+        ({1024: 0.5, 2048: 0.9, 4096: 0.5}, "holds", ""),
+        ({1024: 0.5, 2048: 1.02, 4096: 0.5}, "unsure", "not proved harmless: "),
+        ({1024: 0.5, 2048: 1.5, 4096: 0.5}, "gone", "it does harm: "),
+        ({1024: 0.5, 2048: 1.0, 4096: 1.0}, "gone", "no longer faster: "),
+        ({1024: 0.5, 4096: 0.5}, "unsure", "at 2KiB it was not measured"),
+    ],
+)
+def test_where_a_rule_ran_through_a_tie_it_need_only_do_no_harm(now: dict[int, float], word: str, why: str) -> None:
+    then = journal({1024: 0.5, 2048: 1.0, 4096: 0.5}, rounds=16)
+    (rule,) = recommended(then).rules
+    assert (rule.min_bytes, rule.max_bytes) == (1024, 4096)
+    (one,) = recheck(recommended(then), then, journal(now, rounds=16, seed=2))
+    assert (one.word, why in one.why) == (word, True), one.why
+
+
+def test_harmless_alone_is_no_proof() -> None:
+    tie = journal({1024: 1.0}, rounds=16)
+    made = recommended(journal({1024: 0.5}))
+    (one,) = recheck(made, tie, tie)
+    assert (one.word, one.why) == ("unsure", "it is proved faster at none of its sizes")
+
+
 def test_few_noisy_rounds_decide_nothing() -> None:
     then = journal(THEN)
     (one,) = recheck(recommended(then), then, journal({1024: 0.97, 2048: 0.97}, rounds=3, noise=0.1))
