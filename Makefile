@@ -13,8 +13,8 @@ demo: $(VENV)/ready
 test: $(VENV)/ready $(VENV)/dev $(VENV)-mpich/ready
 	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy
 	$(RUN)/python -m pytest -n 2 tests/unit tests/house
-	$(RUN)/python -m pytest -n 3 --dist loadfile tests/real
-	$(RUN)/python -m pytest tests/lab
+	$(RUN)/python -m pytest -n 3 --dist loadfile --durations=12 tests/real
+	$(RUN)/python -m pytest --durations=12 tests/lab
 
 $(VENV)/ready: pyproject.toml setup.py constraints.txt commbench/backends/_cloop.c
 	$(PYTHON) -m venv $(VENV)

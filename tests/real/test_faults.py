@@ -177,7 +177,7 @@ def test_a_read_only_results_folder(spec: Callable[..., str], tmp_path: Path) ->
 
 
 def test_killed_at_any_moment_and_resumed(spec: Callable[..., str], out: Path, kill_seed: int) -> None:
-    """SIGKILL of rank 0 or of the launcher at a random moment; `pytest -k killed --kills 100` does it 100 times."""
+    """SIGKILL of rank 0 or of the launcher at a random moment; `pytest -k killed --kills 200` does it 100 times."""
     dice = random.Random(kill_seed)
     path = spec(sizes="8B..16KiB x2", stop="{max_time: 0.1s, ci: 0.1%, max_samples: 100000}", warmup="{max_time: 10ms}")
     launched = [*COMMBENCH, "sweep", path, "-n", "2"], [*MPIRUN, sys.executable, *SWEEP, path]

@@ -70,7 +70,7 @@ def arrivals(net: Fabric, planned: Plan, node: str, address: str, hops: int) -> 
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(fabrics())
 def test_every_packet_arrives(net: Fabric) -> None:
     planned = plan(net)
