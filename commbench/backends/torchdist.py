@@ -24,6 +24,7 @@ from commbench.records import Case
 from commbench.records.measurement import Clock
 from commbench.tune import effect
 from commbench.tune.candidates import SPLIT
+from commbench.world.torch import leave
 
 if TYPE_CHECKING:
     from commbench.backends.base import Times
@@ -122,7 +123,7 @@ class TorchBackend:
     def close(self) -> None:
         self._groups.clear()
         if self._owner:
-            dist.destroy_process_group()
+            leave()
 
 
 class Gloo(TorchBackend):
@@ -349,13 +350,9 @@ class TorchOp:
 
     def _exchange(self, to: int, source: int) -> None:
         # The receive first: Gloo says that it is ready on the connection of the data, where it would wait behind them.
-        works = dist.batch_isend_irecv(
-            [
-                dist.P2POp(dist.irecv, self._recv, source, self._group),
-                dist.P2POp(dist.isend, self._send, to, self._group),
-            ]
-        )
-        for work in works:
+        receive = dist.P2POp(dist.irecv, self._recv, source, self._group)
+        send = dist.P2POp(dist.isend, self._send, to, self._group)
+        for work in dist.batch_isend_irecv([receive, send]):
             work.wait()
 
     def run(self, samples: int, calls: int) -> "Times":

@@ -172,6 +172,7 @@ def _work(
     planned = search(request, session, around, book, say)
     if after:
         after(session, planned)
+    del session, job  # what holds process groups goes before the process does
     code = 0
     if planned and book:
         book.close()

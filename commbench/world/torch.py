@@ -1,5 +1,6 @@
 """The control channel over torch.distributed: Gloo on a group of its own, under torchrun and srun."""
 
+import gc
 import os
 import re
 import socket
@@ -18,6 +19,14 @@ from commbench.world.protocol import Words
 
 _LONG = timedelta(days=1)  # deadlines are the roll call's: it knows the case and names the rank
 _RENDEZVOUS = timedelta(seconds=120)
+
+
+def leave() -> None:
+    """Leaves torch.distributed without a thread of Gloo: one that still holds the tensors of the last message when
+    Python ends aborts the process. They are joined by whoever lets go of a group last, and what holds groups (DDP,
+    FSDP2) lives in circles."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def rendezvous(env: Mapping[str, str], place: Place) -> tuple[str, int]:
@@ -119,4 +128,4 @@ class TorchWorld:
         dist.barrier(group=self._group)
         self._subs.clear()
         self._group = None
-        dist.destroy_process_group()
+        leave()

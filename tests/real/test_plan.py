@@ -72,9 +72,8 @@ def test_a_search_tells_what_every_trial_really_was(tmp_path: Path) -> None:
 
 # Several things in one launch, because to start Python and torch takes longer than all of them.
 MANY = """
-import gc, sys, weakref
+import gc, os, sys
 import msgspec, torch
-import torch.distributed as dist
 from contextlib import nullcontext
 from torch.nn.parallel import DistributedDataParallel
 from commbench.spec.train import load
@@ -82,28 +81,16 @@ from commbench.training.job import Job
 from commbench.training.plans import Session
 from commbench.training.text import standard_library
 from commbench.tune.plans import fsdp_plans, settings_of
-from commbench.world.single import SingleWorld
+from commbench.world.discover import discover
+from commbench.world.torch import TorchWorld
 
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-
-class World(SingleWorld):
-    size = 2
-    def gather(self, data):
-        parts = [None, None]
-        dist.all_gather_object(parts, data)
-        return parts if rank == 0 else []
-    def share(self, data):
-        parts = [data]
-        dist.broadcast_object_list(parts)
-        return parts[0]
-    def barrier(self):
-        dist.barrier()
+world = TorchWorld(discover(os.environ))
+rank = world.rank
 
 def session(*overrides):
     spec = load(sys.argv[1], overrides)
     job = Job(spec, standard_library(spec.text), rank, 2, torch.device("cpu"))
-    return Session(spec, World(), lambda what, seconds: nullcontext(), job), job
+    return Session(spec, world, lambda what, seconds: nullcontext(), job), job
 
 told = {}
 def keep(name, trial):
@@ -140,7 +127,8 @@ job.sharding = lambda options: whole(Fsdp(blocks=2, reshard_after_forward=False)
 keep("fsdp2 ignored", sharded.trial(()))
 if rank == 0:
     open(sys.argv[2], "wb").write(msgspec.json.encode(told))
-dist.destroy_process_group()
+del ddp, sharded, job, step, whole
+world.close()
 """
 
 

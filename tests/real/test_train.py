@@ -141,6 +141,7 @@ import torch.distributed as dist
 from commbench.spec.train import load
 from commbench.training.job import Job
 from commbench.training.text import standard_library
+from commbench.world.torch import leave
 rank, size = (int(os.environ[f"OMPI_COMM_WORLD_{what}"]) for what in ("RANK", "SIZE"))
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}/meet", rank=rank, world_size=size)
 for name, (overrides, kwargs) in msgspec.json.decode(sys.argv[2]).items():
@@ -153,7 +154,8 @@ for name, (overrides, kwargs) in msgspec.json.decode(sys.argv[2]).items():
     facts = {"losses": losses, "bytes": buckets.nbytes, "in_effect": buckets.in_effect, "alone": len(alone)}
     with open(f"{sys.argv[3]}/{name}-{rank}.json", "wb") as file:
         file.write(msgspec.json.encode(facts))
-dist.destroy_process_group()
+    del job
+leave()
 """
 
 
