@@ -78,7 +78,7 @@ def components(name: str, make: Make, size: int, noise: Noise, seeds: int, **sha
     for seed in range(seeds):
         faults, expected = make(np.random.default_rng(20_000_000 + seed))
         located, asked = Fabric(size, faults, noise, seed, **shape).hunt(Options(seed=seed))
-        told = {Key(*found[:4]) for found in located.found}
+        told = {found.key for found in located.found}
         exact += told == set(expected)
         innocent += bool(told - set(expected))
         rounds += asked

@@ -138,7 +138,7 @@ def _merged(found: Sequence[Found]) -> list[Found]:
     """A host that is slow in two ways is one finding."""
     best: dict[Key, Found] = {}
     for one in found:
-        key = Key(*one[:4])
+        key = one.key
         if key not in best or best[key].odds < one.odds:
             best[key] = one
     return list(best.values())

@@ -66,9 +66,9 @@ class Hunt:
         """
         if self._accused is None or self._accused[0] != since:
             before = state(self._fleet, self._seen[:since], self._options, self._hosts)
-            self._accused = since, tuple(Key(*one[:4]) for one in before.standing.found)
+            self._accused = since, tuple(one.key for one in before.standing.found)
         now = self.state()
-        late = {Key(*one[:4]) for one in now.standing.found if any(meeting >= since for meeting, _ in one.seen)}
+        late = {one.key for one in now.standing.found if any(meeting >= since for meeting, _ in one.seen)}
         doubted = [key for key in self._accused[1] if key not in late and not _refuted(key, now)]
         if not doubted or now.standing.blind or len(self._hosts) < 3:
             return None
@@ -160,7 +160,7 @@ class Doubts:
         standing = now.standing
         asked = list(accused)
         if not accused:
-            asked = [Key(*one[:4]) for one in standing.found if self._unsure(one)] + list(standing.open)
+            asked = [one.key for one in standing.found if self._unsure(one)] + list(standing.open)
             asked += [tie for one in standing.found if _breakable(one) for tie in one.ties]
         named = {host for one in standing.found if one.kind in ("host", "nic") for host in one.hosts}
         unclear = {int(host) for host in np.flatnonzero(now.here & ~standing.cleared)} - named
@@ -181,9 +181,9 @@ class Doubts:
         self._named = named | hosts
         self._racks = np.asarray(fleet.rack_of, dtype=np.int64)
         self._blurred = np.zeros(self._racks.max(initial=0) + 1, dtype=np.bool_)  # racks with an uplink in question
-        self._blurred[
-            [key.rack for key in [*asked, *(Key(*one[:4]) for one in standing.found)] if key.rack is not None]
-        ] = True
+        self._blurred[[key.rack for key in [*asked, *(one.key for one in standing.found)] if key.rack is not None]] = (
+            True
+        )
         self._worth = np.where(standing.cleared, 0, 1)  # as a partner: cleared, not cleared, slow
         self._worth[list(hosts)] = 1
         self._worth[list(named)] = 2
@@ -263,9 +263,9 @@ def _breakable(one: Found) -> bool:
 
 def _refuted(key: Key, now: State) -> bool:
     """Nothing speaks for it any more: its hosts are cleared, and it is neither found nor in question."""
-    named = {Key(*one[:4]) for one in now.standing.found} | set(now.standing.open)
+    named = {one.key for one in now.standing.found} | set(now.standing.open)
     return key not in named and bool(now.standing.cleared[list(key.hosts)].all())
 
 
 def _structural(key: Key, found: Sequence[Found]) -> bool:
-    return any(one.kind in ("uplink", "fabric") and (key in one.ties or key == Key(*one[:4])) for one in found)
+    return any(one.kind in ("uplink", "fabric") and (key in one.ties or key == one.key) for one in found)

@@ -50,6 +50,10 @@ class _Part(NamedTuple):
     at: dict[tuple[int, int], Test]
     passed: tuple[Found, ...] = ()
 
+    def explained(self, found: Found) -> list[Test]:
+        """The slow tests that a finding explains."""
+        return [self.at[key] for key in found.seen if key in self.at]
+
 
 def pairs(evidence: Evidence, spec: AcceptSpec, gone: Iterable[int] = ()) -> Slow:
     """Slow components by the tests of pairs. gone: hosts that were lost or left out, of whom nothing is expected."""
@@ -68,12 +72,10 @@ def pairs(evidence: Evidence, spec: AcceptSpec, gone: Iterable[int] = ()) -> Slo
         for found in part.located.found:
             if part.mode == "latency" and any(set(found.hosts) <= hosts for hosts in accused):
                 continue  # what slows bytes delays them too: one fault, one finding
-            tests = [part.at[key] for key in found.seen if key in part.at]
-            reasons.append(_slow(evidence, tuple(racks), found, part.mode, tests))
+            reasons.append(_slow(evidence, tuple(racks), found, part.mode, part.explained(found)))
             accused.append(set(found.hosts))
         for found in part.passed:
-            tests = [part.at[key] for key in found.seen if key in part.at]
-            reasons.append(_passed(evidence, tuple(racks), found, part.mode, tests))
+            reasons.append(_passed(evidence, tuple(racks), found, part.mode, part.explained(found)))
             accused.append(set(found.hosts))
         named = {host for hosts in accused for host in hosts}
         undecided = [host for host in part.located.undecided if host not in named | missing]
@@ -111,10 +113,8 @@ def _gone(
     before = [one.seen for one in met if max(row.launch for row in one.rows if row) < full]
     if not before or len(before) == len(met):
         return ()
-    still = {key for found in located.found for key in (Key(*found[:4]), *found.ties)}
-    return tuple(
-        found for found in locate(fleet, before, options, here).found if not still & {Key(*found[:4]), *found.ties}
-    )
+    still = {key for found in located.found for key in (found.key, *found.ties)}
+    return tuple(found for found in locate(fleet, before, options, here).found if not still & {found.key, *found.ties})
 
 
 _WORD: dict[Mode, str] = {"throughput": "bandwidth", "latency": "latency"}

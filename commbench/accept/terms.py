@@ -60,6 +60,11 @@ class Found(NamedTuple):
     odds: float
     seen: tuple[tuple[int, int], ...]
 
+    @property
+    def key(self) -> Key:
+        """The component alone."""
+        return Key(self.kind, self.hosts, self.rail, self.rack)
+
 
 class Located(NamedTuple):
     """found       slow components, most certain first

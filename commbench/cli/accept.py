@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
+from commbench.cli.launches import launch_of, on_hosts
 from commbench.cli.verdict import Styled, exit_code
 from commbench.errors import CommbenchError, LaunchError, SpecError
 
@@ -182,8 +183,6 @@ def _accept(given: Given, place: "Place | None") -> int:
 
 def _inside(given: Given, place: "Place | None") -> "Place | None":
     """The launch that this process is a rank of; None where commbench is to start the ranks."""
-    from commbench.cli.tune import launch_of
-
     inside = launch_of(place, given.ranks, given.topology)
     if given.faults and not given.topology:
         raise SpecError(f"--fault '{given.faults[0]}' goes with --lab: faults are put into a lab, never into a cluster")
@@ -194,7 +193,6 @@ def _inside(given: Given, place: "Place | None") -> "Place | None":
 
 def _start(given: Given, asked: "Asked", stop: "Stop") -> None:
     """Starts the ranks, in a lab or on this machine's hosts, until the test has come to its end."""
-    from commbench.cli.tune import on_hosts
     from commbench.jobs import accept, supervise
     from commbench.jobs.request import check_libraries
     from commbench.measure.launch import choose

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commbench.cli.tune import Given, argv, in_order, inside_of, on_hosts, out_of
+from commbench.cli.launches import on_hosts
+from commbench.cli.tune import Given, argv, in_order, inside_of, out_of
 from commbench.errors import SpecError
 
 if TYPE_CHECKING:

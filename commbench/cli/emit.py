@@ -116,22 +116,16 @@ def _here(names: set[str], library: Path | None) -> tuple[dict[str, str], dict[s
 
     `library`: the libmpi.so that --library names; a package of this Python does not speak for it.
     """
-    from importlib import metadata
-
     from commbench.emit import mpich
     from commbench.measure import probe
+    from commbench.training.place import installed
 
     versions: dict[str, str] = {}
     if "mpich" in names and (found := library or mpich.installed()):
         versions["mpich"] = _told("mpichversion", r"MPICH Version:\s+v?(\d[\w.]*)", found)
     if "openmpi" in names and library:
         versions["openmpi"] = _told("mpirun", r"\(Open ?MPI\) v?(\d[\w.]*)", library)
-    for name in names - set(versions):
-        for package in ("nvidia-nccl-cu13", "nvidia-nccl-cu12") if name == "nccl" else (name,):
-            try:
-                versions.setdefault(name, metadata.version(package))
-            except metadata.PackageNotFoundError:
-                continue
+    versions |= installed(names - set(versions))
     return probe.facts(), {name: text for name, text in versions.items() if text}
 
 

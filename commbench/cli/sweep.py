@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import click
 
 from commbench.cli import fail
-from commbench.cli.tune import IN_A_LAB, launch_of, on_hosts, ranks_of
+from commbench.cli.launches import IN_A_LAB, launch_of, on_hosts, ranks_of
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:

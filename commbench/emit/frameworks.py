@@ -5,11 +5,10 @@ import re
 
 from commbench.emit.target import Line, Place, plan_of, why_plan
 from commbench.errors import SpecError
-from commbench.records.recommendation import BucketPlan, Recommendation
+from commbench.records.recommendation import FLAGS, BucketPlan, Recommendation
 
 ITEMSIZE = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _MIB = 2**20
-_FLAGS = ("gradient_as_bucket_view", "static_graph")
 _LIST_SINCE = (2, 12)  # torch: bucket_cap_mb_list
 
 
@@ -18,7 +17,7 @@ def _uniform(recommendation: Recommendation, framework: str) -> BucketPlan:
     plan = plan_of(recommendation)
     if plan.one_size is None:
         parts = [", ".join(map(str, plan.bucket_bytes[:6])) or "none"]
-        extra = {name: getattr(plan, name) for name in _FLAGS} | {"hook": plan.hook or None}
+        extra = {name: getattr(plan, name) for name in FLAGS} | {"hook": plan.hook or None}
         parts += [f"{name}={value}" for name, value in extra.items() if value is not None]
         raise SpecError(
             f"{framework} has one size for all buckets, the plan has {' with '.join(parts)}; no single size is proved "
@@ -42,7 +41,7 @@ def ddp(recommendation: Recommendation, _: Place) -> list[Line]:
     An explicit cap drops the small first bucket of the default, even where it is the default's 25; a list says each.
     """
     plan = plan_of(recommendation)
-    if not plan.bucket_bytes and not plan.hook and all(getattr(plan, name) is None for name in _FLAGS):
+    if not plan.bucket_bytes and not plan.hook and all(getattr(plan, name) is None for name in FLAGS):
         raise SpecError("the plan changes nothing that DDP has an argument for")
     reason = why_plan(plan)
     arguments: list[tuple[str, object, str]] = []
@@ -57,7 +56,7 @@ def ddp(recommendation: Recommendation, _: Place) -> list[Line]:
             raise SpecError(f"buckets of several sizes need bucket_cap_mb_list, torch 2.12 or newer; here is {version}")
         note = "MiB for each bucket as gradients become ready, the last repeats; it replaces the first bucket of 1 MiB"
         arguments.append(("bucket_cap_mb_list", caps, f"{note}. {reason}"))
-    for name in _FLAGS:
+    for name in FLAGS:
         if getattr(plan, name) is not None:
             arguments.append((name, getattr(plan, name), f"part of the measured plan. {reason}"))
     lines = [Line("DDP_KWARGS = {")]

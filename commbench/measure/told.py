@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from commbench.records.recommendation import FLAGS
+
 STEPS = "COMMBENCH_STEPS"
 
 
@@ -128,7 +130,7 @@ def _made(folder: Path) -> dict[str, Any]:
     ddp, fsdp2 = (_document(folder / name) for name in ("ddp-0.json", "fsdp2-0.json"))
     applied = {name: _text(value) for name, value in fsdp2.items()}
     if "gradient_as_bucket_view" in ddp:  # DDP tells it always, the others where they are set
-        for name in ("gradient_as_bucket_view", "static_graph"):
+        for name in FLAGS:
             applied[name] = _text(bool(ddp.get(name)))
         applied["hook"] = _text(ddp.get("comm_hook", ""))
     try:

@@ -51,6 +51,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     dtype: str = "float32"
 
 
+FLAGS = ("gradient_as_bucket_view", "static_graph")  # arguments of DDP that a plan may set; fields of BucketPlan
+
+
 class BucketPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """How the gradients of one model are put into messages.
 
@@ -90,7 +93,7 @@ class BucketPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def one_size(self) -> "BucketPlan | None":
         """The plan itself where one size of all buckets is all that it changes, else `uniform`."""
-        more = self.hook or self.static_graph is not None or self.gradient_as_bucket_view is not None
+        more = self.hook or any(getattr(self, name) is not None for name in FLAGS)
         return self.uniform if more or len(set(self.bucket_bytes)) != 1 else self
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from commbench.records.recommendation import BucketPlan
+from commbench.records.recommendation import FLAGS, BucketPlan
 from commbench.stats.compare import Effect, verdicts
 from commbench.stats.ratios import log_ratios
 
@@ -189,8 +189,7 @@ def _silent(sides: "_Sides", plans: Sequence[BucketPlan]) -> str:
 
 def _asked(plan: BucketPlan) -> dict[str, str]:
     """What a plan changes beside sizes, as `Restart.applied` tells it."""
-    flags = ("gradient_as_bucket_view", "static_graph")
-    found = {name: str(value).lower() for name in flags if (value := getattr(plan, name)) is not None}
+    found = {name: str(value).lower() for name in FLAGS if (value := getattr(plan, name)) is not None}
     found |= {"hook": plan.hook} if plan.hook else {}
     if plan.modules:
         found |= {"modules": ",".join(plan.modules), "prefetch": str(plan.prefetch or 0)}

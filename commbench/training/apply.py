@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from commbench.errors import CommbenchError, FolderError
-from commbench.records.recommendation import BucketPlan, Recommendation, decode
+from commbench.records.recommendation import FLAGS, BucketPlan, Recommendation, decode
 from commbench.training.place import elsewhere, installed
 from commbench.world.discover import discover
 
@@ -119,7 +119,7 @@ def kwargs(plan: BucketPlan) -> dict[str, Any]:
                 f"torch {version}"
             )
         found["bucket_cap_mb_list"] = caps
-    for key in ("gradient_as_bucket_view", "static_graph"):
+    for key in FLAGS:
         if (value := getattr(plan, key)) is not None:
             found[key] = value
     return found

@@ -16,7 +16,7 @@ from commbench.model.buckets import ddp_buckets, predict
 from commbench.model.curve import Cost
 from commbench.model.step import Backward
 from commbench.records import Case, Machine, Measurement
-from commbench.records.recommendation import BucketPlan, Numerics, Recommendation, facts_of, versions_of
+from commbench.records.recommendation import FLAGS, BucketPlan, Numerics, Recommendation, facts_of, versions_of
 from commbench.tune.candidates import Candidate, Settings
 from commbench.tune.evidence import Point, Trials
 from commbench.tune.recommend import expires
@@ -25,7 +25,6 @@ from commbench.tune.verdicts import LOOKS, USUAL, Choice, Judged, choices, judge
 
 NAME = "plan.json"
 OP = "training_step"
-_FLAGS = ("gradient_as_bucket_view", "static_graph")
 GENERIC = (1.0, 2.0, 5.0, 10.0, 25.0)  # MiB, where no model orders them
 
 
@@ -144,7 +143,7 @@ def ddp_plans(advice: Advice | None, present: Mapping[str, Any], hook: str) -> t
             plans = [one for one in plans if not one.settings] + [one for one in plans if one.settings][:1]
     best = next((one for one in plans if one.settings), plans[0])
     if advice is None or not advice.keep:
-        plans += [_also(best, {flag: True}) for flag in _FLAGS]
+        plans += [_also(best, {flag: True}) for flag in FLAGS]
     if hook:
         plans += [_also(one, {"hook": hook}, known=False) for one in dict.fromkeys((Plan(name="default"), best))]
     if present and (own := settings_of(present)) not in [one.settings for one in plans]:

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from ranks import COMMBENCH, start, wait_for
+from ranks import COMMBENCH, ranks_of, rows, start, wait_for
 
 SHORT = [
     "--set",
@@ -67,25 +67,10 @@ def test_a_lost_rank_costs_its_host_and_not_the_test(tmp_path: Path) -> None:
     """The launch ends, the next one goes on with the hosts that are left, and the others are cleared."""
     out = tmp_path / "run"
     process = start(command("lab", "star4", out, "--set", "expect.hosts=4", "--set", "deadline=4s"))
-    wait_for(lambda: (out / "journal.jsonl").exists() and (out / "journal.jsonl").read_bytes().count(b"\n") > 4)
-    for pid in ranks_on("h3"):
-        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: rows(out) > 4)
+    os.kill(ranks_of(out)[2], signal.SIGKILL)  # the one rank of h3
     printed = "".join(process.communicate(timeout=300))
     verdict = json.loads((out / "verdict.json").read_text())
     assert (process.returncode, verdict["word"]) == (1, "FAIL"), printed
     assert first(verdict) == ("CB-CRASH", {"h3"}), printed
     assert set(verdict["cleared"]) == {"h1", "h2", "h4"}, printed
-
-
-def ranks_on(host: str) -> list[int]:
-    """Process numbers of the ranks on a host of a lab."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words, own = (entry / "cmdline").read_bytes().split(b"\0"), (entry / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        agent = b"torch.distributed.run" in words
-        if b"python" in words[0] and b"--started" in words and not agent and f"NCCL_HOSTID={host}".encode() in own:
-            found.append(int(entry.name))
-    return found

@@ -61,7 +61,7 @@ def parsed(symbol: str) -> Meeting:
 
 
 def keys(located: Located) -> list[Key]:
-    return [Key(*found[:4]) for found in located.found]
+    return [found.key for found in located.found]
 
 
 # -- what is at fault
