@@ -79,21 +79,27 @@ def of_own_job(given: Given, place: "Place | None") -> int:
 
 def _planned(given: Given, folder: Path, held: "Held | None" = None) -> None:
     """Prints what was found. `held`: what became of a plan that was raced again."""
+    import msgspec
+
     from commbench.jobs.plan import read
+    from commbench.jobs.recheck import changed
     from commbench.records import recommendation as records
     from commbench.report import plans
     from commbench.report.findings import safe
 
     planned, found = read(folder), records.read(folder)
+    facts = changed(given.recheck, found) if held and given.recheck else ()
     if given.as_json:
         told = plans.as_json(planned, found)
         if held:
             one = {"settings": dict(held.settings), "word": held.word, "why": held.why}
-            told = json.dumps({**json.loads(told), "rechecked": [one]}, indent=1)
+            more = {"rechecked": [one], "changed": msgspec.to_builtins(facts)}
+            told = json.dumps({**json.loads(told), **more}, indent=1)
         click.echo(told)
     elif not given.quiet:
         for line in plans.text(planned, found, folder):
             click.echo(line)
         if held:
             delete = f"; delete what {given.recheck} emitted" if held.word == "gone" else ""
-            click.echo(safe(f"{held.word}: {held.why}{delete}"))
+            for line in (f"{held.word}: {held.why}{delete}", *(f"# changed: {fact}" for fact in facts)):
+                click.echo(safe(line))

@@ -298,7 +298,7 @@ def _result(given: Given, asked: "Asked", code: int) -> int:
         asked.job,
     )
     again = recheck.rechecked(given.recheck, tuned) if given.recheck else ()
-    changed = recheck.changed(given.recheck, tuned) if given.recheck else ()
+    changed = recheck.changed(given.recheck, tuned.recommendation) if given.recheck else ()
     if given.as_json:
         click.echo(tuning.as_json(told, again, changed))
     elif not given.quiet:

@@ -12,7 +12,7 @@ from commbench.jobs import plan as planned
 from commbench.jobs.tune import Tuned
 from commbench.records import Run
 from commbench.records import recommendation as records
-from commbench.records.recommendation import Difference
+from commbench.records.recommendation import Difference, Recommendation
 from commbench.spec import Axes, Stop, SweepSpec, Warmup
 from commbench.spec.train import TrainSpec
 from commbench.spec.tune import TuneSpec
@@ -74,6 +74,7 @@ def spec_of(folder: Path, ranks: int, budget: float = _BUDGET, seed: int = 0) ->
         options=_options(run),
         candidates=tuple(dict.fromkeys(rule.settings for rule in rules)),
         catalogue=False,
+        thorough=True,
     )
 
 
@@ -125,7 +126,7 @@ def _options(run: Run) -> Options:
     return msgspec.convert([told.get(name, usual) for name, usual in USUAL._asdict().items()], type=Options)
 
 
-def changed(folder: Path, now: Tuned) -> Sequence[Difference]:
+def changed(folder: Path, new: Recommendation) -> Sequence[Difference]:
     """What is not as it was: the reason to look again."""
-    old, new = records.read(folder), now.recommendation
+    old = records.read(folder)
     return (*records.differences(old.machine, new.machine), *records.differences(old.versions, new.versions))

@@ -76,6 +76,8 @@ def start(asked: Asked, ranks: int, launcher: str, arguments: Sequence[str], say
             happened = _with(happened, loss)
         happened = _without(happened)
         keep(folder, happened)
+        if [loss.fault for loss in happened.losses[-2:]] == ["launch"] * 2 and happened.launches == before.launches:
+            return f"two launches in a row came to nothing: {happened.losses[-1].sentence}"
         resume, hosts = True, _left(folder, happened.excluded)
         if len(hosts) < min(2, len(store.load_run(folder).machine.hosts)):
             return "fewer than two hosts are left"

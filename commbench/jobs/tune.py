@@ -133,6 +133,7 @@ def _race(asked: Asked, bench: Bench, race: Race, journal: store.Journal, tell: 
         trial=spec.sweep.stop.max_time,
         weights=weights(cases, asked.job.messages, machine.size) if asked.job else None,
         trials=Trials(journal.measurements),
+        thorough=spec.thorough,
     )
     runfolder.forget(request.out, NAME)
     bench.control(None)

@@ -360,5 +360,5 @@ def as_json(tuned: Tuned, again: Sequence[Rechecked] = (), changed: Sequence[Dif
         told["rechecked"] = [
             {**_rule(tuned, one.rule), "word": one.word, "gain_now": one.gain, "why": one.why} for one in again
         ]
-        told["changed"] = [{"fact": one.fact, "then": one.then, "now": one.now} for one in changed]
+        told["changed"] = msgspec.to_builtins(changed)
     return json.dumps(told, indent=1, allow_nan=False)

@@ -33,6 +33,7 @@ class TuneSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A search. `sweep` is its grid without settings; `sizes_of_job` fills the sizes in.
 
     candidates  settings that take part besides those of the catalogue, or (`catalogue` false) instead of them
+    thorough    as tune.search.Search has it
     job         path of a training job's record (traces, train.json, step files, shapes): what its messages are
     job_ranks   ranks of its collectives, where the record does not tell them (old traces)
     """
@@ -44,6 +45,7 @@ class TuneSpec(msgspec.Struct, frozen=True, kw_only=True):
     options: Options = USUAL
     candidates: tuple[Settings, ...] = ()
     catalogue: bool = True
+    thorough: bool = False
     job: str = ""
     job_ranks: int | None = None
     sizes_of_job: bool = False

@@ -63,6 +63,7 @@ class Search:
     weights    how much each case counts when the budget does not suffice for all; 1 where not told
     clock      seconds that pass; not the time of day
     trials     those of a search that was cut off, which this one goes on with
+    thorough   every candidate at every size until its own answer is known, also one that is no better: for a few
 
     `round` is the number of the round that was asked for last; its answers are taken as trials of that round.
     """
@@ -77,13 +78,14 @@ class Search:
         options: Options = USUAL,
         budget: float | None = None,
         trial: float = 1.0,
-        stride: int | None = None,
         weights: Mapping[Case, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
         trials: Trials | None = None,
+        thorough: bool = False,
     ) -> None:
         self.trials, self._options, self._budget, self._clock = trials or Trials(), options, budget, clock
         self.round = 0
+        self._thorough = thorough
         self._random = random.Random(f"{seed}/search")
         self._guess = trial
         self._cost: dict[Point, tuple[float, int]] = {}
@@ -101,10 +103,7 @@ class Search:
         for point in points:
             self._series.setdefault(point.series, []).append(point)
         self._anchors = [
-            p
-            for line in self._series.values()
-            for k, p in enumerate(line)
-            if _anchor(k, line, stride or self._stride(p))
+            p for line in self._series.values() for k, p in enumerate(line) if _anchor(k, line, self._stride(p))
         ]
         self._left_out: list[str] = []
         self._probing = False
@@ -141,6 +140,8 @@ class Search:
 
     def _stride(self, point: Point) -> int:
         """With many candidates, a denser look costs little beside trying them all."""
+        if self._thorough:
+            return 1
         return 2 if len(self._live[point]) >= _MANY else 3
 
     # ---- what comes next -----------------------------------------------------------------------------------
@@ -177,7 +178,8 @@ class Search:
                 self._random.shuffle(batch)
                 yield point, batch
             todo = [p for p in todo if self.trials.rounds(p) < target]
-        self._drop()
+        if not self._thorough:
+            self._drop()
 
     def _drop(self) -> None:
         racing = {p: s for p, s in self._live.items() if len(s) > 1 and self.trials.rounds(p) > 1}
@@ -193,7 +195,7 @@ class Search:
             rivals = [s for s in self._live[point] if s]
             known = [judged[point][s] for s in rivals if s in judged.get(point, {})]
             proved = bool(known) and all(one.verdict == "faster" for one in known)
-            tied = all(one.ratio.log_ratio > -self._options.margin for one in known)
+            tied = not self._thorough and all(one.ratio.log_ratio > -self._options.margin for one in known)
             late = self.trials.rounds(point) >= LOOKS[1]
             alone = not rivals or (point, ()) in self.trials.void
             looked = point in self._looked and self.trials.rounds(point) >= 2

@@ -79,10 +79,11 @@ def trials(case: Case, settings: Settings, ratio: float, seed: int = 1) -> tuple
     )
 
 
-def planned(ratio: float) -> Planned:
+def planned(ratio: float, **facts: str) -> Planned:
+    machine = msgspec.structs.replace(MACHINE, facts={**MACHINE.facts, **facts})
     spec = load_training("ddp-star4", []).canonical()
     return Planned(
-        name="p", created="2026-10-01T00:00:00+00:00", commbench="0", spec=spec, seed=0, machine=MACHINE,
+        name="p", created="2026-10-01T00:00:00+00:00", commbench="0", spec=spec, seed=0, machine=machine,
         text_sha256="", parameters=10, plans=(Plan(name="default"), Plan(name="cap 5", settings=CAP)),
         trials=trials(case_of(spec, 1000), CAP, ratio), budget=1.0, seconds=1.0,
     )  # fmt: skip
@@ -179,7 +180,7 @@ def test_json_is_json_and_quiet_is_quiet(
     measured: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, ratio: float, word: str, code: int
 ) -> None:
     def start(request: PlanRequest, *more: object) -> int:
-        plans.write(request.out, planned(ratio))
+        plans.write(request.out, planned(ratio, mpi="Open MPI v6.0.0"))
         return 0
 
     monkeypatch.setattr("commbench.jobs.plan.start", start)
@@ -187,13 +188,15 @@ def test_json_is_json_and_quiet_is_quiet(
     told = commbench(*command, "--out", "a", "--json")
     assert told.exit_code == code
     (one,) = json.loads(told.stdout)["rechecked"]
+    assert json.loads(told.stdout)["changed"] == [{"fact": "openmpi", "then": "5.0.11", "now": "6.0.0"}]
     assert (one["word"], one["settings"]) == (word, {"bucket_cap_mb": "5.0"})
     assert "of the step in 8 trials" in one["why"]
     quiet = commbench(*command, "--out", "b", "--quiet")
     assert (quiet.exit_code, quiet.output) == (code, "")
-    text = commbench(*command, "--out", "c").stdout.splitlines()[-1]
+    text, changed = commbench(*command, "--out", "c").stdout.splitlines()[-2:]
     assert text.startswith(f"{word}: ")
     assert ("; delete what " in text) == (word == "gone")
+    assert changed == "# changed: openmpi: measured with 5.0.11, here 6.0.0"
 
 
 # ---- by the limits of the old search ----------------------------------------------------------------------

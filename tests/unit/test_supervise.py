@@ -50,8 +50,11 @@ def test_a_test_that_goes_on_where_no_host_is_reached_accuses_none(
     one = made().told(ended="budget")
     folder = stored(one, tmp_path / "run")
     answering(monkeypatch)
-    monkeypatch.setattr(launch, "run", lambda *given: ENDED)
-    assert supervise.start(asked(one, folder), 8, "mpirun", [], lambda line: None) == "6 launches ended early"
+    started = []
+    monkeypatch.setattr(launch, "run", lambda *given: started.append(given) or ENDED)
+    why = supervise.start(asked(one, folder), 8, "mpirun", [], lambda line: None)
+    assert why.startswith("two launches in a row came to nothing: mpirun reaches no other host: ")
+    assert len(started) == 2
     found = verdict.conclude(folder)
     assert (found.word, found.suspects) == ("INCONCLUSIVE", ()), sentences(found)
     assert accept.read(folder).excluded == {}

@@ -109,6 +109,15 @@ def test_a_close_rival_is_not_dropped_early_nor_a_tie_turned_into_a_rule() -> No
     assert said >= 8
 
 
+@pytest.mark.parametrize(("ratio", "rounds"), [(1.0, 16), (1.1, 16), (0.6, 8)])
+def test_a_thorough_search_lets_nobody_go_without_an_answer(ratio: float, rounds: int) -> None:
+    """At every size; that one is no better is an answer too, and is worth all the trials that prove it harmless."""
+    search, _, _ = run(Net(dict.fromkeys("abcdef", ratio), noise=0.01), sizes=SIZES[:4], thorough=True)
+    counts = [len(figures) for tried in search.trials.logs.values() for figures in tried.values()]
+    assert counts == [rounds] * len(counts)
+    assert len(counts) == 4 * 7
+
+
 def test_what_only_chance_made_slow_once_stays_in_the_race() -> None:
     """One of two trials half as slow again is no evidence: rejecting needs trials that agree."""
     search = Search(cases([1024]), {"all_reduce": RACE["all_reduce"][:2]}, ranks=4)
@@ -189,7 +198,7 @@ def test_trials_that_last_longer_than_thought_end_it_with_the_budget_it_needs() 
 
 def test_a_small_budget_goes_to_the_size_that_counts() -> None:
     heavy = cases([2**14])[0]
-    search, rows, asked = run(Net({"a": 0.5}), budget=20.0, trial=1.0, weights={heavy: 50.0}, stride=1)
+    search, rows, asked = run(Net({"a": 0.5}), budget=20.0, trial=1.0, weights={heavy: 50.0}, thorough=True)
     assert asked[0][0].nbytes == 2**14
     assert len({row.case.nbytes for row in rows if not row.control}) <= 2
     assert sum(row.case.nbytes == 2**14 for row in rows) >= 8
