@@ -33,9 +33,10 @@ windows: 8
 budget: 60s
 deadline: 3s
 """
+# Of seven windows at most three are below their median: what else this machine does decides nothing.
 QUICK = [
     f"--set={item}"
-    for item in ("backend=mpi", "trial.max_time=30ms", "trial.warmup=5ms", "windows=6", "full.sizes=[4KiB]",
+    for item in ("backend=mpi", "trial.max_time=30ms", "trial.warmup=5ms", "windows=7", "full.sizes=[4KiB]",
                  "criteria=[{kind: stability, windows: 49%}]")
 ]  # fmt: skip
 LONG = ["--set", "windows=10000"]

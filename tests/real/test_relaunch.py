@@ -14,7 +14,7 @@ collectives: all_reduce
 sizes: [1KiB]
 catalogue: false
 trial: {max_time: 20ms, warmup: 5ms}
-rounds: 8
+rounds: 4
 budget: 10m
 candidates:
   - {OMPI_MCA_btl: "sm,self"}
