@@ -238,7 +238,7 @@ def search(
         _told(say, backward, costs, advice)
         plans = _plans(spec, advice, len(around.modules))
         if request.only is not None:
-            plans = (plans[0], next((one for one in plans if one.settings == request.only), _again(request.only)))
+            plans = _alone(plans, request.only)
         plans = (*plans, *_before(plans, book.trials))
         left = request.budget - (clock() - began)
         runner = Search(
@@ -250,6 +250,7 @@ def search(
             trial=trial,
             clock=clock,
             trials=Trials(book.trials),
+            thorough=request.only is not None,
         )
     spent = clock() - began
     try:
@@ -288,8 +289,10 @@ def _afford(budget: float, spent: float, trial: float, curves: float) -> None:
         )
 
 
-def _again(settings: Settings) -> Plan:
-    return Plan(name="as recommended", settings=settings)
+def _alone(plans: Sequence[Plan], settings: Settings) -> tuple[Plan, Plan]:
+    """The default, which is seldom the one that the model puts first, and the plan that is looked at again."""
+    known = {one.settings: one for one in plans}
+    return known[()], known.get(settings, Plan(name="as recommended", settings=settings))
 
 
 def _before(plans: Sequence[Plan], trials: Sequence[Measurement]) -> tuple[Plan, ...]:

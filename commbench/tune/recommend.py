@@ -28,7 +28,8 @@ def racing(spec: TuneSpec, machine: Machine) -> Race:
     for op in dict.fromkeys(op for axes in spec.sweep.cases for op in axes.op):
         listed = candidates(library, op, machine.size) if spec.catalogue else (DEFAULT,)
         own = tuple(chosen(settings) for settings in spec.candidates if concerns(settings, op))
-        taking = {one.settings: one for one in over_hosts((*listed, *own), library, hosts)}
+        every = (*listed, *own)  # of a recheck: the rules as they are, which say of han what they need
+        taking = {one.settings: one for one in (every if spec.thorough else over_hosts(every, library, hosts))}
         if len(taking) < 2:
             raise SpecError(f"{spec.source}: nothing but the default takes part for {op}; write candidates")
         found[op] = tuple(taking.values())

@@ -178,12 +178,14 @@ class Search:
                 self._random.shuffle(batch)
                 yield point, batch
             todo = [p for p in todo if self.trials.rounds(p) < target]
-        if not self._thorough:
-            self._drop()
+        self._drop()
 
     def _drop(self) -> None:
         racing = {p: s for p, s in self._live.items() if len(s) > 1 and self.trials.rounds(p) > 1}
-        for point, out in hopeless(self.trials, racing, self._options).items():
+        lost = hopeless(self.trials, racing, self._options)
+        if self._thorough:  # only what cannot be used
+            lost = {p: {s for s in out if (p, s) in self.trials.void} for p, out in lost.items()}
+        for point, out in lost.items():
             self._live[point] = [s for s in self._live[point] if s not in out]
 
     def _settled(self, points: Sequence[Point]) -> set[Point]:

@@ -1,17 +1,20 @@
 """The search for a bucket plan with two real ranks over Gloo: one launch, in which every trial is what it says."""
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from ranks import TORCHRUN, run
+from ranks import COMMBENCH, TORCHRUN, run
 
 from commbench import store
-from commbench.jobs.plan import read
+from commbench.jobs.plan import read, write
 from commbench.records.recommendation import read as recommendation
 from commbench.report.plans import text
-from commbench.tune.plans import caps_of, recommend
+from commbench.tune.plans import Planned, caps_of, recommend
 
 pytestmark = pytest.mark.real
 
@@ -45,9 +48,11 @@ def files(folder: Path) -> tuple[str, str]:
 def test_a_search_tells_what_every_trial_really_was(tmp_path: Path) -> None:
     script, spec = files(tmp_path)
     out = tmp_path / "run"
-    ended = run([*TORCHRUN, script, spec, str(out), "60"])
+    own = "ddp.bucket_cap_mb=0.05"  # takes part whatever the model thinks of this small a job
+    ended = run([*TORCHRUN, script, spec, str(out), "60", own])
     found = read(out)
     assert ended.code in (0, 1), ended.err  # torchrun says 1 for any other code
+    assert len({trial.case.settings for trial in found.trials}) > 1
     backward, cost = found.backward, found.cost
     assert backward is not None
     assert cost is not None
@@ -68,6 +73,29 @@ def test_a_search_tells_what_every_trial_really_was(tmp_path: Path) -> None:
             assert size >= cap
     assert recommendation(out) == recommend(found)
     assert list(text(found, recommendation(out)))
+    _looked_at_again(found, tmp_path)
+
+
+def _looked_at_again(found: Planned, folder: Path) -> None:
+    """As if the first plan had been proved to halve the step: a recheck races it against the default, to the end."""
+    plan = next(one.settings for one in found.plans if one.settings)
+    (trial,) = [one for one in found.trials if one.case.settings == plan and not one.control][:1]
+    made = [
+        msgspec.structs.replace(
+            trial, case=msgspec.structs.replace(trial.case, settings=one), launch=k, seconds=(1e-3 * (k + 9) * share,)
+        )
+        for k in range(8)
+        for one, share in (((), 1.0), (plan, 0.5))
+    ]
+    old, again = folder / "old", folder / "again"
+    write(old, msgspec.structs.replace(found, trials=tuple(made)))
+    ended = run([*COMMBENCH, "tune", "--recheck", str(old), "-n", "2", "--budget", "60s", "--out", str(again)])
+    now = read(again)
+    tried = Counter(one.case.settings for one in now.trials if not one.control)
+    assert set(tried) == {(), plan}
+    assert min(tried.values()) > 3
+    assert re.search(r"^(holds|gone|unsure): .*[-+][0-9.]+% of the step in [0-9]+ trials", ended.out, re.M), ended.out
+    assert ended.code in (0, 1, 3)
 
 
 # Several things in one launch, because to start Python and torch takes longer than all of them.
