@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import click
 
-from commbench.cli.launches import launch_of, on_hosts
+from commbench.cli.launches import launch_of, leave_unless, on_hosts
 from commbench.cli.verdict import Styled, exit_code
 from commbench.errors import CommbenchError, LaunchError, SpecError
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from commbench.jobs.supervise import Stop
     from commbench.records.verdict import Verdict
     from commbench.world.discover import Place
-
-_LISTEN = 2.0  # seconds in which rank 0 speaks
 
 
 class Given(NamedTuple):
@@ -122,10 +120,8 @@ def command(
     try:
         code = _explain(Path(spec), explain) if explain else _accept(given, place)
     except CommbenchError as error:
-        if first:
-            raise
-        time.sleep(_LISTEN)  # rank 0 meets the same mistake and says so, before the launcher ends them all
-        sys.exit(exit_code(error, exit_style))
+        leave_unless(first, exit_code(error, exit_style))
+        raise
     except KeyboardInterrupt:
         raise click.Abort from None
     sys.exit(code)

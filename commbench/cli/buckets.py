@@ -1,6 +1,5 @@
 """Bucket sizes, for `commbench tune`: in the reference training job, or in a job of the user's own."""
 
-import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
@@ -90,12 +89,11 @@ def _planned(given: Given, folder: Path, held: "Held | None" = None) -> None:
     planned, found = read(folder), records.read(folder)
     facts = changed(given.recheck, found) if held and given.recheck else ()
     if given.as_json:
-        told = plans.as_json(planned, found)
+        more: dict[str, object] = {}
         if held:
             one = {"settings": dict(held.settings), "word": held.word, "why": held.why}
             more = {"rechecked": [one], "changed": msgspec.to_builtins(facts)}
-            told = json.dumps({**json.loads(told), **more}, indent=1)
-        click.echo(told)
+        click.echo(plans.as_json(planned, found, **more))
     elif not given.quiet:
         for line in plans.text(planned, found, folder):
             click.echo(line)

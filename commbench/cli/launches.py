@@ -1,5 +1,7 @@
 """Where a command's ranks are: in the launch that it is a rank of, on this machine, or on the hosts of a lab."""
 
+import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,15 @@ if TYPE_CHECKING:
     from commbench.world.discover import Place
 
 IN_A_LAB = "with --lab it may be left out: as many as the hosts are for"  # of -n, in --help
+_LISTEN = 2.0  # seconds in which rank 0 speaks
+
+
+def leave_unless(first: bool, code: int) -> None:
+    """All ranks meet the same mistake; the first says so, and must have said it before another one leaves with `code`:
+    then the launcher ends them all."""
+    if not first:
+        time.sleep(_LISTEN)
+        sys.exit(code)
 
 
 def launch_of(place: "Place | None", ranks: int | None, topology: str | None) -> "Place | None":

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import click
 
 from commbench.cli import fail
-from commbench.cli.launches import IN_A_LAB, launch_of, on_hosts, ranks_of
+from commbench.cli.launches import IN_A_LAB, launch_of, leave_unless, on_hosts, ranks_of
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
     from commbench.jobs.request import Request, Watcher
     from commbench.spec import SweepSpec
     from commbench.world.discover import Place
-
-_LISTEN = 2.0  # seconds in which rank 0 speaks
 
 
 @click.command("sweep")
@@ -72,11 +70,7 @@ def command(
     try:
         folder, code = _sweep(asked, place, first)
     except CommbenchError as error:
-        # All ranks meet the same mistake; one of them says so, and must have said it before another one leaves:
-        # then the launcher ends them all.
-        if not first:
-            time.sleep(_LISTEN)
-            sys.exit(error.exit_code)
+        leave_unless(first, error.exit_code)
         fail(error)
     except KeyboardInterrupt:
         raise click.Abort from None

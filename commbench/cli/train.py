@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from commbench.cli import fail
-from commbench.cli.launches import IN_A_LAB, launch_of, on_hosts, ranks_of
+from commbench.cli.launches import IN_A_LAB, launch_of, leave_unless, on_hosts, ranks_of
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from commbench.training.record import Trained
     from commbench.world.discover import Place
 
-_LISTEN = 2.0  # seconds in which rank 0 speaks
 _SEED, _STEPS = "COMMBENCH_SEED", "COMMBENCH_STEPS"
 
 
@@ -69,9 +67,7 @@ def command(
         request = _request(spec, overrides, out)
         code = _train(request, place, ranks, launcher, topology, [spec, *(f"--set={item}" for item in overrides)])
     except CommbenchError as error:
-        if not first:  # rank 0 meets the same mistake and says so, before the launcher ends them all
-            time.sleep(_LISTEN)
-            sys.exit(error.exit_code)
+        leave_unless(first, error.exit_code)
         fail(error)
     except KeyboardInterrupt:
         raise click.Abort from None

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 import click
 
 from commbench.cli import fail
-from commbench.cli.launches import IN_A_LAB, launch_of, on_hosts, ranks_of
+from commbench.cli.launches import IN_A_LAB, launch_of, leave_unless, on_hosts, ranks_of
 from commbench.errors import CommbenchError, SpecError
 
 if TYPE_CHECKING:
     from commbench.jobs.tune import Asked
     from commbench.world.discover import Place
 
-_LISTEN = 2.0  # seconds in which rank 0 speaks
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -147,9 +146,7 @@ def command(
         trial_of = (trial, tuple(variables))
         code = _tune(Given(spec or "", recheck, ranks, launcher, topology, out, *what, *how, *trial_of), place)
     except CommbenchError as error:
-        if not first:  # rank 0 meets the same mistake and says so, before the launcher ends them all
-            time.sleep(_LISTEN)
-            sys.exit(error.exit_code)
+        leave_unless(first, error.exit_code)
         fail(error)
     except KeyboardInterrupt:
         raise click.Abort from None

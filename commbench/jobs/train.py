@@ -16,7 +16,7 @@ from commbench.backends import base
 from commbench.errors import CommbenchError, FolderError, LaunchError, MissingLibrary
 from commbench.lab import launch as lab
 from commbench.measure import launch, probe
-from commbench.spec.train import TrainSpec
+from commbench.spec.train import HOOKS, TrainSpec
 from commbench.training.apply import FILE, chosen, kwargs, sharding
 from commbench.training.record import NAME, Alone, Gradient, RankResult, Trained
 from commbench.training.recorder import FOLDER, StepRecorder
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from commbench.lab.client import Lab
     from commbench.training.job import Job, Times
 
-HOOKS = ("bf16", "fp16", "powersgd")
 _START_UP = 180.0  # seconds in which every rank has loaded its libraries and met the others
 Say = Callable[[str], None]
 Guard = Callable[[str, float], AbstractContextManager[None]]

@@ -36,8 +36,11 @@ def text(planned: Planned, recommendation: Recommendation, folder: Path | None =
         yield f"# folder: {folder}"
 
 
-def as_json(planned: Planned, recommendation: Recommendation) -> str:
-    """`{"schema": 1, "decided": ..., "plans": [...], "recommendation": {...}}`; plan.json has the trials."""
+def as_json(planned: Planned, recommendation: Recommendation, **more: object) -> str:
+    """`{"schema": 1, "decided": ..., "plans": [...], "recommendation": {...}}`; plan.json has the trials.
+
+    `more`: entries of the caller's own, after these.
+    """
     seen = found(planned)
     rows = [
         {
@@ -57,6 +60,7 @@ def as_json(planned: Planned, recommendation: Recommendation) -> str:
         "tail_seconds": planned.tail,
         "seconds": planned.seconds,
         "recommendation": msgspec.to_builtins(recommendation),
+        **more,
     }
     return json.dumps(told, indent=1)
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -12,6 +12,8 @@ from commbench.spec.document import Field, Kind, find, read, show
 from commbench.units import parse_bytes
 
 TRAINING = Kind("training spec", "model", "model: gpt", "layers=12 or --set ddp.bucket_cap_mb=4", "tuning")
+Hook: TypeAlias = Literal["bf16", "fp16", "powersgd"]
+HOOKS: tuple[str, ...] = get_args(Hook)
 
 
 class Ddp(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,7 +26,7 @@ class Ddp(msgspec.Struct, frozen=True, kw_only=True):
     bucket_cap_mb_list: tuple[float, ...] | None = None
     gradient_as_bucket_view: bool | None = None
     static_graph: bool | None = None
-    hook: Literal["", "bf16", "fp16", "powersgd"] = ""
+    hook: Literal["", Hook] = ""
 
     def kwargs(self) -> dict[str, Any]:
         """Those that are set; the hook is none of them."""
@@ -128,7 +130,7 @@ KEYS: dict[str, v.Reader] = {
             "bucket_cap_mb_list": caps,
             "gradient_as_bucket_view": v.flag,
             "static_graph": v.flag,
-            "hook": v.choice(("bf16", "fp16", "powersgd"), "hook"),
+            "hook": v.choice(HOOKS, "hook"),
         },
     ),
     "fsdp": v.section(

@@ -182,9 +182,10 @@ class Search:
 
     def _drop(self) -> None:
         racing = {p: s for p, s in self._live.items() if len(s) > 1 and self.trials.rounds(p) > 1}
-        lost = hopeless(self.trials, racing, self._options)
         if self._thorough:  # only what cannot be used
-            lost = {p: {s for s in out if (p, s) in self.trials.void} for p, out in lost.items()}
+            lost = {p: {s for s in some if s and (p, s) in self.trials.void} for p, some in racing.items()}
+        else:
+            lost = hopeless(self.trials, racing, self._options)
         for point, out in lost.items():
             self._live[point] = [s for s in self._live[point] if s not in out]
 

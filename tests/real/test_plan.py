@@ -79,7 +79,7 @@ def test_a_search_tells_what_every_trial_really_was(tmp_path: Path) -> None:
 def _looked_at_again(found: Planned, folder: Path) -> None:
     """As if the first plan had been proved to halve the step: a recheck races it against the default, to the end."""
     plan = next(one.settings for one in found.plans if one.settings)
-    (trial,) = [one for one in found.trials if one.case.settings == plan and not one.control][:1]
+    trial = next(one for one in found.trials if one.case.settings == plan and not one.control)
     made = [
         msgspec.structs.replace(
             trial, case=msgspec.structs.replace(trial.case, settings=one), launch=k, seconds=(1e-3 * (k + 9) * share,)
